@@ -1,0 +1,119 @@
+"""
+Keeping the API key, and what a server echoes of it, out of everything that is kept or printed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+from urllib.parse import quote, quote_plus
+
+MASK = "***"
+
+# A link may come with its `=`, `&` and `/` escaped by the server's JSON encoder.
+_KEY_IN_LINK = rb"""(api_key(?:=|\\u003[dD]|%3[dD]))(?:[^&"'\\\s<>]|\\(?!u0026|u0022|["nrt]).)*"""
+_KEY_IN_LINK_BYTES = re.compile(_KEY_IN_LINK)
+_KEY_IN_TEXT = re.compile(_KEY_IN_LINK.decode())
+_KEY_IN_HEADER = re.compile(r"(CTApiKey[ +]|CTApiKey%20)[^\s'\",]+")
+
+
+class Secret:
+    """A text that no repr, attribute walk or pickle shows: it lives in a closure."""
+
+    __slots__ = ("reveal",)
+
+    reveal: Callable[[], str]
+
+    def __init__(self, text: str) -> None:
+        self.reveal = lambda: text
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret can't be pickled or copied")
+
+
+def blank_keys_in_links(body: bytes) -> bytes:
+    """Empty the value of every `api_key=` in a body that is not parsed yet."""
+    if b"api_key" not in body:
+        return body
+    return _KEY_IN_LINK_BYTES.sub(rb"\1", body)
+
+
+class Redactor:
+    """Replaces the key, plain or percent-encoded, and other given texts, in what a server said."""
+
+    def __init__(self, key: Secret, others: Iterable[str] = ()) -> None:
+        self._key = key
+        self._others = tuple(sorted({form for other in others for form in _forms(other)}, key=len, reverse=True))
+
+    def __call__(self, text: str) -> str:
+        """Mask one text."""
+        text = _KEY_IN_HEADER.sub(rf"\1{MASK}", _KEY_IN_TEXT.sub(r"\1", text))
+        for form in _forms(self._key.reveal()):
+            text = text.replace(form, MASK)
+        for other in self._others:
+            # Whole words only: a short id would shred every number in the text.
+            text = re.sub(rf"(?<!\w){re.escape(other)}(?!\w)", MASK, text, flags=re.IGNORECASE)
+        return text
+
+    def deep(self, value: Any) -> Any:
+        """Mask every text in parsed JSON, names included."""
+        if isinstance(value, str):
+            return self(value)
+        if isinstance(value, list):
+            return [self.deep(entry) for entry in value]
+        if isinstance(value, dict):
+            return {self(name): self.deep(entry) for name, entry in value.items()}
+        return value
+
+
+def _forms(text: str) -> list[str]:
+    """The ways in which a server may echo a text, the longest first."""
+    encoded = {quote(text, safe=""), quote_plus(text), quote(text), text}
+    forms = encoded | {form.replace("/", "\\/") for form in encoded}
+    lowered = {re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in forms}
+    return sorted(forms | lowered, key=len, reverse=True)
+
+
+class LogRedaction(logging.Filter):
+    """
+    Masks the key in the records of the HTTP libraries while a client is open.
+
+    Filters are not inherited by child loggers, so each logger of `_WIRE_LOGGERS` gets its own.
+    """
+
+    _WIRE_LOGGERS = (
+        "httpx",
+        "httpx2",
+        "httpcore.connection",
+        "httpcore.http11",
+        "httpcore.http2",
+        "httpcore.proxy",
+        "httpcore.socks",
+    )
+
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__()
+        self._redact = redact
+
+    def install(self) -> None:
+        """Start masking."""
+        for name in self._WIRE_LOGGERS:
+            logging.getLogger(name).addFilter(self)
+
+    def remove(self) -> None:
+        """Stop masking."""
+        for name in self._WIRE_LOGGERS:
+            logging.getLogger(name).removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep every record, with its text masked."""
+        text = record.getMessage()
+        masked = self._redact(text)
+        if masked != text:
+            record.msg, record.args = masked, ()
+        return True

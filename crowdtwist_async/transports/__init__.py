@@ -1,0 +1,95 @@
+"""
+What moves bytes: a `Transport` turns one `Request` into a `Reply`, or into the error of that attempt.
+
+Failures are returned, not raised: a raised exception's traceback would hold the frames,
+and so the URL with the key, for any crash reporter to print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from attrs import define, field, frozen
+
+from crowdtwist_async._secrets import Secret
+from crowdtwist_async.errors import CrowdTwistError
+
+USER_AGENT = "crowdtwist-async"
+
+
+@define(eq=False)
+class Request:
+    """
+    One GET, made for one attempt.
+
+    Its repr shows neither the path, which holds the user id, nor the key; `url` and `headers`
+    put the key in at the moment they are read.
+    """
+
+    endpoint: str
+    """The name of the endpoint, such as `user_rewards`."""
+    origin: str
+    """Scheme, host and port, such as `https://api201.crowdtwist.com`."""
+    path: str = field(repr=False)
+    """The percent-encoded path, with its leading slash."""
+    query: str = field(repr=False)
+    """The encoded query without the key, and without a question mark; may be empty."""
+    secret_query: Secret | None = None
+    """`api_key=...`, on the api host."""
+    secret_header: Secret | None = None
+    """The value of `X-CT-Authorization`, on the pos host."""
+    timeout: float = 10.0
+    """Seconds for this attempt. The caller cancels `send` when they are over."""
+    phase: str = "connect"
+    """`connect`, `response` or `body`: kept up to date by the transport, read after a timeout."""
+
+    @property
+    def target(self) -> str:
+        """Path and query with the key."""
+        secret = self.secret_query.reveal() if self.secret_query else ""
+        query = f"{self.query}&{secret}" if self.query and secret else self.query or secret
+        return f"{self.path}?{query}" if query else self.path
+
+    @property
+    def url(self) -> str:
+        """The whole URL with the key."""
+        return self.origin + self.target
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """All headers but `Host`, with the key."""
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
+        if self.secret_header:
+            headers["X-CT-Authorization"] = self.secret_header.reveal()
+        return headers
+
+    @property
+    def host(self) -> str:
+        """The value of the `Host` header."""
+        return urlsplit(self.origin).netloc
+
+
+@frozen
+class Reply:
+    """What came back: any status, with the body decompressed."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    """By lower-case name."""
+    body: bytes = field(repr=False)
+
+
+class Transport(Protocol):
+    """
+    Sends one request.
+
+    `send` returns the reply or the error of this attempt; it raises only when it is cancelled.
+    It must give back every connection when cancelled, follow no redirect, keep no cookie, and
+    bound the decoded body.
+    """
+
+    async def send(self, request: Request, /) -> Reply | CrowdTwistError: ...
+
+    async def aclose(self) -> None: ...
