@@ -24,10 +24,15 @@ class Secret:
 
     __slots__ = ("reveal",)
 
-    reveal: Callable[[], str]
+    reveal: Callable[[], Any]
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: object) -> None:
         self.reveal = lambda: text
+
+    @classmethod
+    def of(cls, value: object) -> Secret:
+        """Wrap a value, if it is not wrapped yet."""
+        return value if isinstance(value, cls) else cls(value)
 
     def __repr__(self) -> str:
         return f"Secret({MASK})"
@@ -48,16 +53,16 @@ class Redactor:
 
     def __init__(self, key: Secret, others: Iterable[str] = ()) -> None:
         self._key = key
-        self._others = tuple(sorted({form for other in others for form in _forms(other)}, key=len, reverse=True))
+        self._others = tuple(others)
 
     def __call__(self, text: str) -> str:
         """Mask one text."""
         text = _KEY_IN_HEADER.sub(rf"\1{MASK}", _KEY_IN_TEXT.sub(r"\1", text))
         for form in _forms(self._key.reveal()):
             text = text.replace(form, MASK)
-        for other in self._others:
+        for form in [form for other in self._others for form in _forms(other)]:
             # Whole words only: a short id would shred every number in the text.
-            text = re.sub(rf"(?<!\w){re.escape(other)}(?!\w)", MASK, text, flags=re.IGNORECASE)
+            text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", MASK, text, flags=re.IGNORECASE)
         return text
 
     def deep(self, value: Any) -> Any:

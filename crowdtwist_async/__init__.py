@@ -1,0 +1,86 @@
+"""
+The async client of the Oracle CrowdTwist loyalty API.
+"""
+
+from crowdtwist_async._budget import Budget, RateBudget
+from crowdtwist_async._pager import Pager
+from crowdtwist_async._retry import RetryPolicy
+from crowdtwist_async.client import CrowdTwistClient
+from crowdtwist_async.errors import (
+    APIStatusError,
+    AuthenticationError,
+    BadRequestError,
+    ClientClosedError,
+    ConfigurationError,
+    ConnectionFailedError,
+    CrowdTwistError,
+    DeadlineExceededError,
+    DecodeError,
+    InvalidArgumentError,
+    PaginationDriftError,
+    PaginationDriftWarning,
+    PaginationError,
+    PaginationLoopError,
+    RateLimitError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+    ServerError,
+    TransportError,
+    UnexpectedRedirectError,
+    UserNotFoundError,
+)
+from crowdtwist_async.models import (
+    ExtraData,
+    IdType,
+    Page,
+    Paging,
+    Partner,
+    PointsAwaitingFulfillment,
+    Purchase,
+    Reward,
+    Segment,
+)
+from crowdtwist_async.transports import Reply, Request, Transport
+from crowdtwist_async.transports.httpx import HttpxTransport
+
+__all__ = [
+    "APIStatusError",
+    "AuthenticationError",
+    "BadRequestError",
+    "Budget",
+    "ClientClosedError",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "CrowdTwistClient",
+    "CrowdTwistError",
+    "DeadlineExceededError",
+    "DecodeError",
+    "ExtraData",
+    "HttpxTransport",
+    "IdType",
+    "InvalidArgumentError",
+    "Page",
+    "Pager",
+    "PaginationDriftError",
+    "PaginationDriftWarning",
+    "PaginationError",
+    "PaginationLoopError",
+    "Paging",
+    "Partner",
+    "PointsAwaitingFulfillment",
+    "Purchase",
+    "RateBudget",
+    "RateLimitError",
+    "Reply",
+    "Request",
+    "RequestTimeoutError",
+    "ResponseTooLargeError",
+    "RetryPolicy",
+    "Reward",
+    "Segment",
+    "ServerError",
+    "Transport",
+    "TransportError",
+    "UnexpectedRedirectError",
+    "UserNotFoundError",
+]

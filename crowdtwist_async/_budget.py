@@ -1,0 +1,78 @@
+"""
+The request-rate budget: at most so many requests a minute, evenly spaced, over everything that shares it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from crowdtwist_async.errors import ConfigurationError
+
+_SECONDS_PER_MINUTE = 60.0
+
+
+class Budget(Protocol):
+    """What a client asks before every request, retries included."""
+
+    async def reserve(self, n: int = 1, /) -> float:
+        """Take `n` permits; return the seconds to wait before using them."""
+        ...
+
+    async def penalize(self, seconds: float, /) -> None:
+        """Let nobody send for so many seconds from now; a longer pause under way stays."""
+        ...
+
+
+class RateBudget:
+    """
+    A GCRA clock: permits come evenly spaced, after an idle time a few at once.
+
+    One instance can be shared by clients of one event loop. A permit that was taken is not
+    given back: the times after it are promised already.
+
+    Args:
+        per_minute: Requests a minute; `math.inf` switches pacing off. The API's contract
+            allows a program 10,000, its live site included.
+        burst: Permits that may be used at once after an idle time.
+        clock: Seconds that only go forward.
+
+    Raises:
+        ConfigurationError: `per_minute` or `burst` is not positive.
+    """
+
+    def __init__(
+        self, per_minute: float = 9_700, burst: int = 10, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if not _is_positive(per_minute):
+            raise ConfigurationError("per_minute must be a positive number of requests, or math.inf")
+        if type(burst) is not int or burst < 1:
+            raise ConfigurationError("burst must be an int of 1 or more")
+        self.per_minute = per_minute
+        self.burst = burst
+        self._clock = clock
+        self._interval = _SECONDS_PER_MINUTE / per_minute
+        self._next = -math.inf
+        """When the next permit would be due, were all of them evenly spaced."""
+        self._slack = (burst - 1) * self._interval
+
+    def __repr__(self) -> str:
+        return f"RateBudget(per_minute={self.per_minute}, burst={self.burst})"
+
+    async def reserve(self, n: int = 1, /) -> float:
+        """Take `n` permits; return the seconds to wait before using them."""
+        now = self._clock()
+        due = max(self._next, now)
+        self._next = due + n * self._interval
+        return max(due - self._slack - now, 0.0)
+
+    async def penalize(self, seconds: float, /) -> None:
+        """Let nobody send for so many seconds from now; a longer pause under way stays."""
+        # The slack on top lets the permits after the pause come evenly spaced, without a burst.
+        self._next = max(self._next, self._clock() + seconds + self._slack)
+
+
+def _is_positive(number: Any) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and number > 0

@@ -1,0 +1,208 @@
+"""
+The client's settings, normalised and refused in one place, before any request.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from attrs import field, frozen
+
+from crowdtwist_async._secrets import Secret
+from crowdtwist_async.errors import ConfigurationError
+
+_KEY = re.compile(r"[\x21-\x7e]{1,4096}")
+_ENVIRONMENT = re.compile(r"[a-z0-9]*-?")
+_DIGITS = re.compile(r"[0-9]{1,20}")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
+_BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+
+
+@frozen
+class Base:
+    """Where one of the two hosts is."""
+
+    origin: str
+    """Scheme, host and port."""
+    path: str = ""
+    """What comes before every path of the API, if it stands behind a gateway."""
+
+    @property
+    def host(self) -> str:
+        """Host and port, for errors and logs."""
+        return self.origin.partition("://")[2]
+
+
+@frozen
+class Settings:
+    """What every request of a client needs to know. Its repr shows no key."""
+
+    api: Base
+    pos: Base
+    key: Secret = field(eq=False)
+    key_query: Secret = field(eq=False, repr=False)
+    key_header: Secret = field(eq=False, repr=False)
+
+
+def make_settings(
+    *,
+    api_key: Secret,
+    client_id: object = None,
+    environment: object = "",
+    api_url: object = None,
+    pos_url: object = None,
+) -> Settings:
+    """
+    Normalise the settings.
+
+    Raises:
+        ConfigurationError: One of them can't work; the key's value is never in the text.
+    """
+    problem = _key_problem(api_key)
+    if problem is not None:
+        raise ConfigurationError(problem)
+    program = _checked_environment(environment), _checked_client_id(client_id)
+    return Settings(
+        api=_base("api", program, api_url, "api_url"),
+        pos=_base("pos", program, pos_url, "pos_url"),
+        key=api_key,
+        key_query=Secret(f"api_key={quote(api_key.reveal(), safe='')}"),
+        key_header=Secret(f"CTApiKey {api_key.reveal()}"),
+    )
+
+
+def _key_problem(secret: Secret) -> str | None:
+    """What is wrong with a key. Returned, not raised, so that no traceback holds this frame."""
+    key: object = secret.reveal()
+    if key is None:
+        return "api_key is missing: give it, or set CROWDTWIST_API_KEY or CROWDTWIST_API_KEY_FILE"
+    if not isinstance(key, str):
+        return f"api_key must be a str, not {type(key).__name__}"
+    if not key:
+        return "api_key is empty: give it, or set CROWDTWIST_API_KEY or CROWDTWIST_API_KEY_FILE"
+    if not _KEY.fullmatch(key):
+        return (
+            "api_key holds a space, a line break or another character that no key has;"
+            " is there a newline at its end?"
+        )
+    return None
+
+
+def _checked_client_id(client_id: object) -> str:
+    if client_id is None or client_id == "":
+        return ""
+    text = str(client_id) if type(client_id) in (int, str) else ""
+    if not _DIGITS.fullmatch(text):
+        raise ConfigurationError("client_id must be the digits that CrowdTwist issued, such as 201")
+    return text
+
+
+def _checked_environment(environment: object) -> str:
+    if not isinstance(environment, str) or not _ENVIRONMENT.fullmatch(environment):
+        raise ConfigurationError(
+            "environment must be a host prefix: '' (US), 'sb-' (sandbox), 'sb2-', 'de-' or 'us2-'"
+        )
+    return environment
+
+
+def _base(name: str, program: tuple[str, str], url: object, argument: str) -> Base:
+    if url is None:
+        environment, client_id = program
+        return Base(f"https://{environment}{name}{client_id}.crowdtwist.com")
+    if not isinstance(url, str):
+        raise ConfigurationError(f"{argument} must be a str, not {type(url).__name__}")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ConfigurationError(f"{argument} is no URL") from None
+    if "@" in url or "?" in url or "#" in url or "\\" in url:
+        raise ConfigurationError(f"{argument} must have no user, query or fragment: only https://host/path")
+    host, path = parts.netloc.lower(), parts.path.rstrip("/")
+    bare = host.removesuffix(f":{port}") if port is not None else host
+    if not _HOST.fullmatch(bare) or not _BASE_PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
+        raise ConfigurationError(f"{argument} must look like https://host or https://host:port/path")
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(bare)):
+        raise ConfigurationError(f"{argument} must be https; plain http is for this machine only (loopback)")
+    default = {"https": 443, "http": 80}[parts.scheme]
+    return Base(f"{parts.scheme}://{bare}" + (f":{port}" if port not in (None, default) else ""), path)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def checked_seconds(value: Any, name: str) -> float:
+    """A positive number of seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{name} must be a positive number of seconds")
+    return float(value)
+
+
+def checked_positive(value: Any, name: str) -> int:
+    """An integer of 1 or more."""
+    if type(value) is not int or value < 1:
+        raise ConfigurationError(f"{name} must be an int of 1 or more")
+    return value
+
+
+def settings_from_env(*, with_key: bool = True) -> dict[str, Any]:
+    """
+    The client's arguments as `CROWDTWIST_...` variables give them; an empty variable counts as unset.
+
+    The key is wrapped at once: neither the environment nor a plain key is a local of any frame
+    that an error could show.
+
+    Raises:
+        ConfigurationError: The key is given twice, its file can't be read, or the rate is no
+            number.
+    """
+    arguments: dict[str, Any] = {
+        "client_id": _variable("CLIENT_ID"),
+        "environment": _variable("ENVIRONMENT") or "",
+        "api_url": _variable("API_URL"),
+        "pos_url": _variable("POS_URL"),
+    }
+    key = _key_from_env() if with_key else None
+    if key is not None:
+        arguments["api_key"] = key
+    rate = _variable("PER_MINUTE")
+    if rate is not None:
+        arguments["per_minute"] = _rate(rate)
+    return arguments
+
+
+def _variable(name: str) -> str | None:
+    return os.environ.get(f"CROWDTWIST_{name}") or None
+
+
+def _key_from_env() -> Secret | None:
+    file = _variable("API_KEY_FILE")
+    if file is None:
+        return Secret(_variable("API_KEY")) if _variable("API_KEY") else None
+    if _variable("API_KEY"):
+        raise ConfigurationError("set CROWDTWIST_API_KEY or CROWDTWIST_API_KEY_FILE, not both")
+    try:
+        return Secret(Path(file).read_text(encoding="utf-8").strip())
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or "it is no UTF-8 text"
+    raise ConfigurationError(f"CROWDTWIST_API_KEY_FILE can't be read: {problem}")
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigurationError("CROWDTWIST_PER_MINUTE must be a number of requests, or inf") from None

@@ -1,0 +1,172 @@
+"""
+One walk over the pages of one user: asks `_walk` where to go, and a client for the pages.
+
+Between two pages it holds numbers and the page just read, and a step that fails or is cancelled
+changes nothing: asking again repeats it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from attrs import define, field, frozen
+
+from crowdtwist_async._arguments import OnDrift
+from crowdtwist_async._cursor import Position
+from crowdtwist_async._protocol import Call
+from crowdtwist_async._walk import MAX_PAGES, Seen, next_backward, next_forward
+from crowdtwist_async.errors import (
+    CrowdTwistError,
+    PaginationDriftError,
+    PaginationDriftWarning,
+    PaginationError,
+    PaginationLoopError,
+)
+from crowdtwist_async.models import Page
+
+T = TypeVar("T")
+
+_CALLER = 6
+"""Frames from the drift warning up to the caller's `async for`."""
+
+
+@frozen
+class Route(Generic[T]):
+    """What a walk goes over, and how."""
+
+    call: Call[Page[T]]
+    fetch: Callable[[Call[Page[T]]], Awaitable[Page[T]]] = field(repr=False)
+    reverse: bool
+    start: Position
+    max_items: int | None
+    on_drift: OnDrift
+
+    def cursor(self, position: Position) -> str:
+        """The text for a place in this walk."""
+        return position.cursor(fingerprint(self.call, reverse=self.reverse))
+
+
+def fingerprint(call: Call[Page[T]], *, reverse: bool) -> str:
+    """What tells the cursors of one walk from those of another."""
+    return call.fingerprint("backward" if reverse else "forward")
+
+
+@define(eq=False)
+class PageWalk(Generic[T]):
+    """One walk, page by page."""
+
+    route: Route[T]
+    position: Position = field(init=False)
+    """Where a walk that stops now goes on; whoever takes rows off a page moves it."""
+    total: int | None = None
+    """What the latest page says."""
+    _page: Page[T] | None = None
+    _fetched: int = 0
+    _ahead: dict[int, Page[T]] = field(factory=dict)
+    """Pages that were read in search of the last one, going backward."""
+    _counts: tuple[int | None, int | None] | None = None
+    """`total` and `pages` of the first page."""
+    _drift_told: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self.position = self.route.start
+
+    @property
+    def cursor(self) -> str:
+        """Where this walk stands."""
+        return self.route.cursor(self.position)
+
+    async def next_page(self) -> Page[T] | None:
+        """
+        Fetch the next page, or return `None`: the walk is over.
+
+        Raises:
+            CrowdTwistError: With the cursor of where to go on.
+        """
+        try:
+            if self._page is not None:
+                step = next_backward if self.route.reverse else next_forward
+                following = step(self._seen(self._page))
+                if following is None:
+                    return None
+                self.position = Position(following)
+            self._page = await self._unrepeated(await self._number())
+        except CrowdTwistError as error:
+            located = self._located(error)
+        else:
+            return self._page
+        raise located from None
+
+    async def _number(self) -> int:
+        if self.position.page is not None:
+            return self.position.page
+        return await self._last_page()
+
+    async def _last_page(self) -> int:
+        """Find where a backward walk starts: from page 1 to where the counts point, and on from there."""
+        page = await self._read_ahead(1)
+        last = self._seen(page).last_page
+        if last > 1:
+            page = await self._read_ahead(last)
+        while (following := next_forward(self._seen(page))) is not None:
+            page = await self._read_ahead(following)
+        return page.number
+
+    async def _read_ahead(self, number: int) -> Page[T]:
+        page = self._ahead[number] = self._ahead.get(number) or await self._fetch(number)
+        return page
+
+    async def _unrepeated(self, number: int) -> Page[T]:
+        """The page, asked for once more if it repeats the one before: a stale cache may have sent it."""
+        page = self._ahead.pop(number, None) or await self._fetch(number)
+        if self._repeats(page):
+            page = await self._fetch(number)
+            if self._repeats(page):
+                raise PaginationLoopError(
+                    f"page {number} holds the same rows as the page before it, asked twice"
+                )
+        return page
+
+    def _repeats(self, page: Page[T]) -> bool:
+        return self._page is not None and len(page) > 0 and page.items == self._page.items
+
+    async def _fetch(self, number: int) -> Page[T]:
+        if self._fetched >= MAX_PAGES:
+            raise PaginationLoopError(f"{MAX_PAGES:,} pages are read and the walk does not end")
+        page = await self.route.fetch(self.route.call.at_page(number))
+        self._fetched += 1
+        self.total = page.total
+        self._check_drift(page)
+        return page
+
+    def _seen(self, page: Page[T]) -> Seen:
+        return Seen.of(page, self.route.call.page_size)
+
+    def _check_drift(self, page: Page[T]) -> None:
+        """Tell once when the counts differ from those of the walk's first page."""
+        counts = (page.total, page.pages)
+        self._counts = self._counts or counts
+        changed = any(
+            now is not None and before is not None and now != before
+            for now, before in zip(counts, self._counts, strict=True)
+        )
+        if not changed or self._drift_told or self.route.on_drift == "ignore":
+            return
+        said = (
+            f"the counts changed during the walk, from {self._counts[0]} rows on {self._counts[1]} pages"
+            f" to {page.total} on {page.pages}: rows may be missing or doubled"
+        )
+        if self.route.on_drift == "raise":
+            raise PaginationDriftError(said)
+        self._drift_told = True
+        warnings.warn(f"{self.route.call.endpoint.name}: {said}", PaginationDriftWarning, stacklevel=_CALLER)
+
+    def _located(self, error: CrowdTwistError) -> CrowdTwistError:
+        """The error with the cursor, and the walk's own errors with where."""
+        error.cursor = self.cursor
+        if isinstance(error, PaginationError):
+            error.endpoint = self.route.call.endpoint.name
+            error.host = self.route.call.base.host
+        return error.with_traceback(None)

@@ -1,0 +1,132 @@
+"""
+`Pager`: the rows of one user over all pages, item by item or page by page.
+
+The iterators are classes, not generators, so leaving a loop early leaves nothing to close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Generic, TypeVar
+
+from attrs import define, field
+
+from crowdtwist_async._cursor import Position
+from crowdtwist_async._page_walk import PageWalk, Route
+from crowdtwist_async.models import Page
+
+T = TypeVar("T")
+
+
+class Pager(Generic[T]):
+    """
+    The rows of one user, over all pages: `async for item in pager`.
+
+    Every `async for` walks afresh, with one request a page, made when its first row is wanted.
+    """
+
+    def __init__(self, route: Route[T]) -> None:
+        self._route = route
+        self._latest = PageWalk(route)
+
+    def __repr__(self) -> str:
+        return f"<Pager of {self._route.call.endpoint.name}>"
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        self._latest = PageWalk(self._route)
+        return _Items(self._latest)
+
+    def pages(self) -> AsyncIterator[Page[T]]:
+        """
+        Walk page by page, each page whole and as the server sent it.
+
+        With `max_items` the walk ends with the page that reaches it; with a cursor it begins
+        with the page that the cursor points into.
+        """
+        self._latest = PageWalk(self._route)
+        return _Pages(self._latest)
+
+    async def collect(self) -> list[T]:
+        """
+        Walk to the end.
+
+        Returns:
+            All items. The list grows with the walk: iterate to keep memory constant.
+        """
+        return [item async for item in self]
+
+    async def first(self) -> T | None:
+        """Return the first item, or `None`: one request, where the first page is not empty."""
+        async for item in self:
+            return item
+        return None
+
+    @property
+    def cursor(self) -> str:
+        """
+        Where the latest walk stands: `iter_...(cursor=...)` yields exactly the rest.
+
+        Holds no user id and no key. It points at a row of a page, so it is exact as long as
+        the data do not change.
+        """
+        return self._latest.cursor
+
+    @property
+    def total(self) -> int | None:
+        """The rows in all, as the latest page says; `None` before it, or if it does not say."""
+        return self._latest.total
+
+
+@define(eq=False)
+class _Pages(AsyncIterator[Page[T]]):
+    """One walk, page by page."""
+
+    _walk: PageWalk[T]
+    _left: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._left = _allowed(self._walk.route)
+
+    async def __anext__(self) -> Page[T]:
+        page = await self._walk.next_page() if self._left > 0 else None
+        if page is None:
+            raise StopAsyncIteration
+        self._left -= len(page) - _taken_before(self._walk.route, page)
+        self._walk.position = Position(page.number, len(page))
+        return page
+
+
+@define(eq=False)
+class _Items(AsyncIterator[T]):
+    """One walk, item by item; backward, the items of a page come last to first."""
+
+    _walk: PageWalk[T]
+    _left: float = field(init=False)
+    _page: Page[T] | None = None
+    _taken: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self._left = _allowed(self._walk.route)
+
+    async def __anext__(self) -> T:
+        if self._left <= 0:
+            raise StopAsyncIteration
+        while self._page is None or self._taken >= len(self._page):
+            page = await self._walk.next_page()
+            if page is None:
+                raise StopAsyncIteration
+            self._taken = _taken_before(self._walk.route, page) if self._page is None else 0
+            self._page = page
+        self._left -= 1
+        self._taken += 1
+        self._walk.position = Position(self._page.number, self._taken)
+        return self._page.items[-self._taken if self._walk.route.reverse else self._taken - 1]
+
+
+def _allowed(route: Route[T]) -> float:
+    return float("inf") if route.max_items is None else route.max_items
+
+
+def _taken_before(route: Route[T], page: Page[T]) -> int:
+    """Rows of the walk's first page that its cursor says are taken."""
+    return min(route.start.taken, len(page)) if route.start.page == page.number else 0

@@ -1,0 +1,267 @@
+"""
+The three endpoints as plain functions: arguments to a `Call`, a call to a `Request`, JSON to a model.
+
+Nothing here does I/O. What a whole reply means, errors included, is in `_replies`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from datetime import date
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+from attrs import evolve, field, frozen
+
+from crowdtwist_async._arguments import (
+    MAX_PAGE_SIZE,
+    checked_dates,
+    checked_flag,
+    checked_id_type,
+    checked_integer,
+    checked_page_size,
+    checked_user_id,
+)
+from crowdtwist_async._config import Base, Settings
+from crowdtwist_async._convert import known_names, structure, structure_list
+from crowdtwist_async.errors import DecodeError
+from crowdtwist_async.models import (
+    IdType,
+    Page,
+    Paging,
+    PointsAwaitingFulfillment,
+    Purchase,
+    Reward,
+)
+from crowdtwist_async.transports import Request
+
+T = TypeVar("T")
+
+_POS_ID_TYPES = frozenset({IdType.ID, IdType.EMAIL, IdType.THIRD_PARTY_ID, IdType.MOBILE_PHONE_NUMBER})
+_POINTS_PARAMETERS = {
+    IdType.EMAIL: "email_address",
+    IdType.MOBILE_PHONE_NUMBER: "mobile_phone_number",
+    IdType.THIRD_PARTY_ID: "third_party_id",
+}
+# First of the links that a text may hold; the API's own sample is no parseable URL.
+_PAGE_IN_LINK = re.compile(r"[?&;]page=(-?[0-9]{1,18})(?![0-9])")
+
+
+@frozen
+class Endpoint:
+    """What sets one endpoint apart."""
+
+    name: str
+    """The client's coroutine."""
+    host: Literal["api", "pos"]
+    """The api host takes the key in the query, the pos host in a header."""
+    id_types: frozenset[IdType]
+    """The id types that it takes."""
+    entries: str = ""
+    """The name of the array that holds a page's entries, on the paginated endpoints."""
+    model: type = object
+    """The class of an entry, or of the whole reply."""
+
+
+POINTS = Endpoint("points_awaiting_fulfillment", "pos", _POS_ID_TYPES, model=PointsAwaitingFulfillment)
+REWARDS = Endpoint("user_rewards", "api", frozenset(IdType), "rewards", Reward)
+PURCHASES = Endpoint("user_purchases", "pos", _POS_ID_TYPES, "purchases", Purchase)
+
+
+@frozen
+class Call(Generic[T]):
+    """One call with checked arguments, free of the key; its repr shows no user id."""
+
+    endpoint: Endpoint
+    base: Base
+    path: str = field(repr=False)
+    """Percent-encoded."""
+    query: str = field(repr=False)
+    """Encoded, without the page and the key."""
+    user_id: str = field(repr=False)
+    id_type: IdType
+    decode: Callable[[Any, Call[T]], T] = field(repr=False)
+    """Turns the decoded body of a good reply into what the call returns."""
+    page: int | None = None
+    page_size: int = MAX_PAGE_SIZE
+    """Entries that a full page holds."""
+
+    def at_page(self, page: int) -> Call[T]:
+        """The same call for another page."""
+        return evolve(self, page=page)
+
+    def fingerprint(self, direction: str) -> str:
+        """24 bits that tell one walk from another, and too few to tell who the user is."""
+        text = "\0".join((self.base.origin, self.base.path, self.path, self.query, direction))
+        return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+    def request(self, settings: Settings, timeout: float) -> Request:
+        """What to send for one attempt."""
+        query = self.query
+        if self.page is not None:
+            query = f"{query}&page={self.page}" if query else f"page={self.page}"
+        on_api = self.endpoint.host == "api"
+        return Request(
+            endpoint=self.endpoint.name,
+            origin=self.base.origin,
+            path=self.base.path + self.path,
+            query=query,
+            secret_query=settings.key_query if on_api else None,
+            secret_header=None if on_api else settings.key_header,
+            timeout=timeout,
+        )
+
+
+def points_call(settings: Settings, user_id: str | int, id_type: str) -> Call[PointsAwaitingFulfillment]:
+    """`points_awaiting_fulfillment`: the id in the path, any other kind of id in the query."""
+    user, kind = _checked_user(POINTS, user_id, id_type)
+    parameter = _POINTS_PARAMETERS.get(kind)
+    return Call(
+        endpoint=POINTS,
+        base=settings.pos,
+        path="/fulfillment/users" if parameter else f"/fulfillment/users/{_encoded(user)}",
+        query=_query({parameter: user}) if parameter else "",
+        user_id=user,
+        id_type=kind,
+        decode=_read_points,
+    )
+
+
+def rewards_call(
+    settings: Settings,
+    user_id: str | int,
+    *,
+    id_type: str,
+    page: int | None = None,
+    page_size: int | None = None,
+    include_soldout: bool | None = None,
+) -> Call[Page[Reward]]:
+    """`user_rewards`."""
+    user, kind = _checked_user(REWARDS, user_id, id_type)
+    size = checked_page_size(page_size)
+    soldout = checked_flag(include_soldout, "include_soldout")
+    return Call(
+        endpoint=REWARDS,
+        base=settings.api,
+        path=f"/v2.1/users/{_encoded(user)}/rewards",
+        query=_query(
+            {
+                "id_type": kind,
+                "page_size": None if size is None else str(size),
+                "include_soldout": None if soldout is None else str(soldout).lower(),
+            }
+        ),
+        user_id=user,
+        id_type=kind,
+        decode=_read_page,
+        page=_checked_page(page),
+        page_size=size or MAX_PAGE_SIZE,
+    )
+
+
+def purchases_call(
+    settings: Settings,
+    user_id: str | int,
+    *,
+    id_type: str,
+    page: int | None = None,
+    date_start: date | str | None = None,
+    date_end: date | str | None = None,
+) -> Call[Page[Purchase]]:
+    """`user_purchases`."""
+    user, kind = _checked_user(PURCHASES, user_id, id_type)
+    start, end = checked_dates(date_start, date_end)
+    return Call(
+        endpoint=PURCHASES,
+        base=settings.pos,
+        path=f"/users/{_encoded(user)}/purchases",
+        query=_query(
+            {
+                "id_type": kind,
+                "date_start": start.isoformat() if start else None,
+                "date_end": end.isoformat() if end else None,
+            }
+        ),
+        user_id=user,
+        id_type=kind,
+        decode=_read_page,
+        page=_checked_page(page),
+    )
+
+
+def page_in_link(link: str | None) -> int | None:
+    """The page number that a link names; a placeholder or a link without one has none."""
+    match = _PAGE_IN_LINK.search(link or "")
+    return int(match[1]) if match else None
+
+
+def _checked_user(endpoint: Endpoint, user_id: object, id_type: object) -> tuple[str, IdType]:
+    kind = checked_id_type(id_type, endpoint.id_types, endpoint.name)
+    return checked_user_id(user_id), kind
+
+
+def _checked_page(page: int | None) -> int | None:
+    """Any integer: the reference has rules for pages out of range."""
+    return None if page is None else checked_integer(page, "page")
+
+
+def _encoded(text: str) -> str:
+    """Percent-encode with no safe characters, so that an id can't change the path."""
+    return quote(text, safe="")
+
+
+def _query(parameters: dict[str, str | None]) -> str:
+    return "&".join(f"{name}={_encoded(value)}" for name, value in parameters.items() if value is not None)
+
+
+def _read_points(body: Any, call: Call[PointsAwaitingFulfillment]) -> PointsAwaitingFulfillment:
+    points = structure(body, PointsAwaitingFulfillment)
+    asked = call.user_id
+    if (
+        call.id_type is IdType.ID
+        and asked.isascii()
+        and asked.isdigit()
+        and asked.lstrip("0") != str(points.user_id)
+    ):
+        error = DecodeError("the reply is about another user than the one asked for")
+        error.path = "user_id"
+        raise error
+    return points
+
+
+def _read_page(body: Any, call: Call[Page[T]]) -> Page[T]:
+    endpoint = call.endpoint
+    if not isinstance(body, dict):
+        structure(body, Paging)
+    entries = entries_of(body, endpoint)
+    if entries is None:
+        error = DecodeError("a required field is missing")
+        error.path = endpoint.entries
+        raise error
+    return Page(
+        items=structure_list(entries, endpoint.model, endpoint.entries),
+        paging=structure(body.get("paging"), Paging, "paging"),
+        number=1 if call.page is None else call.page,
+        raw=body,
+    )
+
+
+def entries_of(body: dict[str, Any], endpoint: Endpoint) -> Any:
+    """
+    What stands where a page's entries belong; `None` where nothing does.
+
+    The reference's rewards sample has the fields of one reward beside `paging`, and no array.
+    """
+    if endpoint.entries in body:
+        return body[endpoint.entries] if body[endpoint.entries] is not None else "null"
+    if endpoint is REWARDS and "id" in body and "title" in body:
+        names = known_names(Reward)
+        return [{name: value for name, value in body.items() if name in names}]
+    return None
+
+
+def empty_page(call: Call[Any], body: Any) -> Page[Any]:
+    """The page that stands for `no_data`: the client has no rewards."""
+    return Page(items=(), paging=Paging(total=0, pages=0), number=call.page or 1, raw=body)

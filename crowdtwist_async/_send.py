@@ -1,0 +1,227 @@
+"""
+The only loop that sends: slot, permit, attempt, then a result, a pause or an error, under one deadline.
+
+The slot is given back before every pause, and a permit is used as soon as it is there: permits that
+age behind a slot would burst later. Attempts end in values, and the one `raise` here drops the
+traceback and the context of what was caught inside, whose frames may hold the key.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+import anyio
+from attrs import define, field, frozen
+
+from crowdtwist_async._budget import Budget
+from crowdtwist_async._config import Settings
+from crowdtwist_async._protocol import Call
+from crowdtwist_async._replies import read_reply
+from crowdtwist_async._retry import RetryPolicy, delay_before_retry
+from crowdtwist_async._secrets import Redactor
+from crowdtwist_async.errors import (
+    ConnectionFailedError,
+    CrowdTwistError,
+    DeadlineExceededError,
+    RequestTimeoutError,
+)
+from crowdtwist_async.transports import Reply, Request, Transport
+
+T = TypeVar("T")
+
+logger = logging.getLogger("crowdtwist_async")
+
+
+@frozen
+class Options:
+    """What `with_options` can change."""
+
+    timeout: float
+    deadline: float | None
+    retry: RetryPolicy
+
+
+@define
+class Stats:
+    """What a client has sent so far."""
+
+    requests: int = 0
+    retries: int = 0
+
+
+@define(eq=False)
+class Sender:
+    """Sends calls over one transport and one budget, `max_in_flight` at a time."""
+
+    settings: Settings
+    transport: Transport
+    budget: Budget
+    max_in_flight: int
+    clock: Callable[[], float] = anyio.current_time
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    stats: Stats = field(init=False, factory=Stats)
+    _slots: anyio.Semaphore = field(init=False, repr=False)
+    _permit_gate: anyio.Lock = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._slots = anyio.Semaphore(self.max_in_flight, fast_acquire=True)
+        self._permit_gate = anyio.Lock(fast_acquire=True)
+
+    async def send(self, call: Call[T], options: Options) -> T:
+        """
+        Send until there is a result.
+
+        Raises:
+            CrowdTwistError: The last attempt's error, or `DeadlineExceededError`.
+        """
+        progress = _Progress(call, self.clock(), options.deadline)
+        try:
+            outcome = await self._until_done(call, options, progress)
+        except BaseException as error:
+            # A cancellation that passed through the HTTP library has its frames, and so the URL.
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+            raise
+        if isinstance(outcome, CrowdTwistError):
+            raise progress.completed(outcome, self.clock()) from None
+        return outcome
+
+    async def _until_done(
+        self, call: Call[T], options: Options, progress: _Progress[T]
+    ) -> T | CrowdTwistError:
+        redact = Redactor(self.settings.key, (call.user_id,))
+        while True:
+            outcome = await self._with_slot(call, options, progress, redact)
+            if not isinstance(outcome, CrowdTwistError):
+                return outcome
+            if isinstance(outcome, DeadlineExceededError):
+                return outcome
+            delay = self._delay(outcome, options, progress)
+            if delay is None or delay >= progress.left(self.clock()):
+                return outcome
+            progress.last_error = outcome
+            self.stats.retries += 1
+            logger.warning(
+                "%s: attempt %d failed with %s, next in %.2f s",
+                call.endpoint.name,
+                progress.attempts,
+                type(outcome).__name__,
+                delay,
+            )
+            if delay > 0:
+                await self.sleep(delay)
+
+    def _delay(self, error: CrowdTwistError, options: Options, progress: _Progress[T]) -> float | None:
+        """The pause before the next attempt, or `None`: no next attempt."""
+        if isinstance(error, ConnectionFailedError) and error.stale and not progress.replaced:
+            # The server had closed the kept-alive connection: that was no attempt.
+            progress.replaced = True
+            progress.uncounted += 1
+            return 0.0
+        return delay_before_retry(error, progress.attempts - progress.uncounted, options.retry)
+
+    async def _with_slot(
+        self, call: Call[T], options: Options, progress: _Progress[T], redact: Redactor
+    ) -> T | CrowdTwistError:
+        """Take a slot, then a permit, then send at once."""
+        with anyio.move_on_after(progress.left(self.clock())) as waiting:
+            await self._slots.acquire()
+        if waiting.cancelled_caught:
+            return progress.deadline_passed("waiting for one of the client's max_in_flight slots")
+        try:
+            with anyio.move_on_after(progress.left(self.clock())) as waiting:
+                await self._take_permit()
+            if waiting.cancelled_caught:
+                return progress.deadline_passed(
+                    "waiting for a permit of the request budget: for many users at once, use fan_out,"
+                    " whose waiting is per request, or give deadline=None"
+                )
+            return await self._attempt(call, options, progress, redact)
+        finally:
+            self._slots.release()
+
+    async def _take_permit(self) -> None:
+        """First come, first served: only the head of the line reserves and sleeps."""
+        async with self._permit_gate:
+            seconds = await self.budget.reserve()
+            if seconds > 0:
+                await self.sleep(seconds)
+
+    async def _attempt(
+        self, call: Call[T], options: Options, progress: _Progress[T], redact: Redactor
+    ) -> T | CrowdTwistError:
+        started = self.clock()
+        left = progress.left(started)
+        if left <= 0:
+            return progress.deadline_passed("before an attempt")
+        request = call.request(self.settings, min(options.timeout, left))
+        progress.attempts += 1
+        self.stats.requests += 1
+        reply = await self._exchange(request)
+        if reply is None:
+            if left <= options.timeout:
+                return progress.deadline_passed(f"in an attempt (phase: {request.phase})")
+            reply = _timeout_error(request)
+        outcome: T | CrowdTwistError
+        outcome = read_reply(call, reply, redact) if isinstance(reply, Reply) else reply
+        if logger.isEnabledFor(logging.DEBUG):
+            _log_attempt(request, reply, progress, self.clock() - started)
+        return outcome
+
+    async def _exchange(self, request: Request) -> Reply | CrowdTwistError | None:
+        """One attempt in its time; `None` when that was over."""
+        with anyio.move_on_after(request.timeout):
+            return await self.transport.send(request)
+        return None
+
+
+@define(eq=False)
+class _Progress(Generic[T]):
+    """How far one call is; it holds no key, as it stays in the frame that raises."""
+
+    call: Call[T]
+    started: float
+    deadline: float | None
+    attempts: int = 0
+    uncounted: int = 0
+    replaced: bool = False
+    last_error: CrowdTwistError | None = None
+
+    def left(self, now: float) -> float:
+        """Seconds until the deadline."""
+        return math.inf if self.deadline is None else self.started + self.deadline - now
+
+    def deadline_passed(self, doing: str) -> DeadlineExceededError:
+        """The error for a deadline that passed while doing something."""
+        error = DeadlineExceededError(f"the deadline of {self.deadline} s passed {doing}")
+        error.last_error = self.last_error
+        return error
+
+    def completed(self, error: CrowdTwistError, now: float) -> CrowdTwistError:
+        """The error with where, how often and how long."""
+        error.endpoint = self.call.endpoint.name
+        error.host = self.call.base.host
+        error.attempts = self.attempts
+        error.elapsed = now - self.started
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        return error
+
+
+def _timeout_error(request: Request) -> RequestTimeoutError:
+    error = RequestTimeoutError(f"no complete reply within {request.timeout:g} s (phase: {request.phase})")
+    error.phase = request.phase
+    return error
+
+
+def _log_attempt(request: Request, reply: Any, progress: _Progress[Any], seconds: float) -> None:
+    ended = reply.status if isinstance(reply, Reply) else type(reply).__name__
+    logger.debug(
+        "%s: attempt %d at %s: %s in %.3f s",
+        request.endpoint,
+        progress.attempts,
+        progress.call.base.host,
+        ended,
+        seconds,
+    )

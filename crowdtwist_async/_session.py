@@ -1,0 +1,97 @@
+"""
+The life of a client: not entered, open on one event loop of one process, closed.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import anyio.lowlevel
+from attrs import define, field
+
+from crowdtwist_async._budget import Budget
+from crowdtwist_async._config import Settings
+from crowdtwist_async._secrets import LogRedaction, Redactor
+from crowdtwist_async._send import Sender
+from crowdtwist_async.errors import ClientClosedError
+from crowdtwist_async.transports import Transport
+
+
+@define(eq=False, repr=False)
+class Session:
+    """What a client and its views share."""
+
+    settings: Settings
+    transport: Transport
+    budget: Budget
+    max_in_flight: int
+    _sender: Sender | None = field(default=None, init=False)
+    _closed: bool = field(default=False, init=False)
+    _pid: int = field(default=0, init=False)
+    _loop: Any = field(default=None, init=False)
+    _log_redaction: LogRedaction = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._log_redaction = LogRedaction(Redactor(self.settings.key))
+
+    @property
+    def state(self) -> str:
+        """`new`, `open` or `closed`."""
+        return "closed" if self._closed else "open" if self._sender else "new"
+
+    @property
+    def sender(self) -> Sender:
+        """
+        What sends, if this is the place to send from.
+
+        Raises:
+            ClientClosedError: The client is not open, or open elsewhere.
+        """
+        if self._closed:
+            raise ClientClosedError("the client is closed: make a new one, and keep it open while it is used")
+        if self._sender is None:
+            raise ClientClosedError(
+                "the client is not open yet: use it inside `async with CrowdTwistClient(...)`"
+            )
+        self._check_place()
+        return self._sender
+
+    def open(self) -> None:
+        """Bind the client to this process and event loop."""
+        if self._closed or self._sender is not None:
+            raise ClientClosedError("a client is entered once: make a new one")
+        self._pid, self._loop = os.getpid(), anyio.lowlevel.current_token()
+        self._sender = Sender(self.settings, self.transport, self.budget, self.max_in_flight)
+        self._log_redaction.install()
+
+    async def aclose(self) -> None:
+        """Close the connections; closing twice, or before entering, does nothing more."""
+        if self._sender is None or self._closed:
+            self._closed = True
+            return
+        self._check_place()
+        self._closed = True
+        try:
+            await self.transport.aclose()
+        finally:
+            self._log_redaction.remove()
+
+    def _check_place(self) -> None:
+        if os.getpid() != self._pid:
+            raise ClientClosedError("the client was opened before a fork: make one in each process")
+        if anyio.lowlevel.current_token() != self._loop:
+            raise ClientClosedError("the client was opened on another event loop: make one for each loop")
+
+    def __del__(self) -> None:
+        # Half-made instances have no state yet.
+        if getattr(self, "_sender", None) is None or self._closed or os.getpid() != self._pid:
+            return
+        self._log_redaction.remove()
+        warnings.warn(
+            "a CrowdTwistClient was never closed: use `async with`, or await aclose()",
+            ResourceWarning,
+            source=self,
+            stacklevel=2,
+        )

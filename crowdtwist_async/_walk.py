@@ -1,0 +1,149 @@
+"""
+Which page comes next: pure decisions from what a page showed. The numbered rules are the design's.
+
+Links are evidence, not addresses: only the page number in them is read. Counts and links are
+checked against each other, so that rows are not lost because one of them is low; the price is at
+worst one empty page.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+
+from crowdtwist_async._protocol import page_in_link
+from crowdtwist_async.errors import PaginationLoopError
+from crowdtwist_async.models import Page
+
+MAX_PAGES = 100_000
+"""Pages after which a walk is taken for endless."""
+
+
+@frozen
+class Seen:
+    """What one page showed."""
+
+    number: int
+    count: int
+    """Entries on the page."""
+    total: int | None
+    """Entries on all pages, if the server says so believably."""
+    pages: int | None
+    next_link: int | None
+    """The page number in the link to the next page."""
+    prev_link: int | None
+    """The page number in the link to the previous page."""
+    page_size: int
+
+    @classmethod
+    def of(cls, page: Page[Any], page_size: int) -> Seen:
+        """Read a page."""
+        return cls(
+            number=page.number,
+            count=len(page),
+            total=page.total,
+            pages=page.pages,
+            next_link=page_in_link(page.paging.next_page),
+            prev_link=page_in_link(page.paging.prev_page),
+            page_size=page_size,
+        )
+
+    @property
+    def position(self) -> int:
+        """Rows up to and including this page."""
+        return (self.number - 1) * self.page_size + self.count
+
+    @property
+    def believable_total(self) -> int | None:
+        """
+        The total, unless this page lies beyond it and so proves it wrong.
+
+        Positions grow along a forward walk: a total that was passed once stays passed.
+        """
+        return None if self.total is None or self.position > self.total else self.total
+
+    @property
+    def more_by_pages(self) -> bool:
+        """Whether the page count says that pages are still to come."""
+        return self.pages is not None and self.number < self.pages
+
+    @property
+    def more_by_total(self) -> bool:
+        """Whether the total says that rows are still to come."""
+        return self.believable_total is not None and self.position < self.believable_total
+
+    @property
+    def last_page(self) -> int:
+        """The last page that either count knows of; 1 when neither knows."""
+        by_total = 0 if self.total is None else -(-self.total // self.page_size)
+        return max(self.pages or 0, by_total, 1)
+
+
+def next_forward(seen: Seen) -> int | None:
+    """
+    Decide on the page after this one.
+
+    Returns:
+        The page to fetch, or `None`: the walk is over.
+
+    Raises:
+        PaginationLoopError: The link repeats or skips pages.
+    """
+    number, link = seen.number, seen.next_link
+    # 1. Everything is seen.
+    if seen.pages is not None and number >= seen.pages and seen.position == seen.total:
+        return None
+    # 2. An empty page.
+    if seen.count == 0:
+        if number <= 0:
+            return 1
+        onward = link == number + 1 or (seen.more_by_pages and seen.more_by_total)
+        return number + 1 if onward else None
+    # 3. A readable link.
+    if link is not None:
+        if link != number + 1:
+            raise _loop(number, link, "next")
+        return link
+    # 4. No readable link: the counts decide.
+    return number + 1 if seen.more_by_pages or seen.more_by_total else None
+
+
+def next_backward(seen: Seen) -> int | None:
+    """
+    Decide on the page before this one: the mirror image of `next_forward`.
+
+    Returns:
+        The page to fetch, or `None`: the walk is over.
+
+    Raises:
+        PaginationLoopError: The link repeats or skips pages.
+    """
+    number, link = seen.number, seen.prev_link
+    # 1. Page 1 is the end, whatever its link says.
+    if number <= 1:
+        return None
+    # 2. An empty page lies beyond the range, or in a hole; the server may use either link.
+    if seen.count == 0:
+        return _page_below(seen)
+    # 3. A readable link. 4. None: page 1 is still to come.
+    if link is not None and link != number - 1:
+        raise _loop(number, link, "previous")
+    return number - 1
+
+
+def _page_below(seen: Seen) -> int:
+    """The last available page, by link, else by counts, else the next lower number."""
+    links = [
+        link for link in (seen.prev_link, seen.next_link) if link is not None and 1 <= link < seen.number
+    ]
+    if links:
+        return max(links)
+    known = seen.total is not None or seen.pages is not None
+    return min(seen.number - 1, seen.last_page) if known else seen.number - 1
+
+
+def _loop(number: int, link: int, which: str) -> PaginationLoopError:
+    return PaginationLoopError(
+        f"page {number} names page {link} as its {which} page: going there would repeat or skip rows"
+    )

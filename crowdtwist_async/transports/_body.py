@@ -1,0 +1,74 @@
+"""
+Collecting a reply's body: decompressed, and never more of it than the limit.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from crowdtwist_async.errors import (
+    ConnectionFailedError,
+    CrowdTwistError,
+    DecodeError,
+    ResponseTooLargeError,
+)
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+"""The decoded bytes of a body at most; a page of 10 rewards has about 8,000."""
+
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
+
+
+class BodyReader:
+    """Takes the chunks of one body as they come; only gzip was asked for, so only gzip is read."""
+
+    def __init__(self, content_encoding: str | None, limit: int = MAX_BODY_BYTES) -> None:
+        encoding = (content_encoding or "identity").strip().lower()
+        self._known = encoding in ("identity", "gzip", "x-gzip", "")
+        self._inflater = zlib.decompressobj(_GZIP_WBITS) if encoding.endswith("gzip") else None
+        self._limit = limit
+        self._size = 0
+        self._chunks: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> CrowdTwistError | None:
+        """Take one chunk; return why no more should be read, if so."""
+        if not self._known:
+            return DecodeError("the body has a Content-Encoding that was not asked for")
+        if self._inflater is None:
+            return self._keep(chunk)
+        try:
+            return self._inflate(chunk)
+        except zlib.error:
+            error = DecodeError("the body is not the gzip that its header promises")
+            error.retryable = True
+            return error
+
+    def end(self) -> bytes | CrowdTwistError:
+        """The whole body, or that it is cut."""
+        if self._inflater is not None and self._size and not self._inflater.eof:
+            return ConnectionFailedError("the gzip body was cut off")
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+
+    def _inflate(self, chunk: bytes) -> CrowdTwistError | None:
+        while chunk and self._inflater is not None:
+            # One byte more than allowed, to tell "full" from "too large".
+            error = self._keep(self._inflater.decompress(chunk, self._limit - self._size + 1))
+            if error is not None:
+                return error
+            if self._inflater.eof:
+                # Trailing bytes are another member, or the stream is over.
+                chunk = self._inflater.unused_data
+                self._inflater = zlib.decompressobj(_GZIP_WBITS) if chunk else self._inflater
+            else:
+                chunk = self._inflater.unconsumed_tail
+        return None
+
+    def _keep(self, decoded: bytes) -> CrowdTwistError | None:
+        self._size += len(decoded)
+        if self._size > self._limit:
+            self._chunks.clear()
+            return ResponseTooLargeError(
+                f"the decoded body passed {self._limit:,} bytes; reading stopped there"
+            )
+        self._chunks.append(decoded)
+        return None

@@ -1,0 +1,59 @@
+"""
+What went wrong on the wire, in the client's own words: library texts may hold the URL.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+
+from crowdtwist_async.errors import ConnectionFailedError
+
+# Failures that the same server will repeat; anything else in a handshake may be a cut connection.
+_TLS_REFUSALS = ("VERSION", "PROTOCOL", "CIPHER", "HANDSHAKE_FAILURE", "WRONG_VERSION_NUMBER")
+
+
+def connection_error(error: BaseException) -> ConnectionFailedError:
+    """
+    Word the failure of a connection.
+
+    Certificate and TLS-version failures are not retryable: they will not change.
+    """
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _permanent(f"the server's certificate can't be trusted: {cause.verify_message}")
+        if isinstance(cause, ssl.SSLError) and any(word in (cause.reason or "") for word in _TLS_REFUSALS):
+            return _permanent(f"TLS failed: {(cause.reason or '').lower().replace('_', ' ')}")
+    for cause in causes:
+        if isinstance(cause, socket.gaierror):
+            return ConnectionFailedError("the host's name could not be resolved")
+        if isinstance(cause, ssl.SSLError):
+            return ConnectionFailedError("the TLS connection broke")
+        if isinstance(cause, OSError) and cause.errno in errno.errorcode:
+            return ConnectionFailedError(f"the connection failed: {os.strerror(cause.errno or 0).lower()}")
+    return ConnectionFailedError("the connection was closed before the reply was complete")
+
+
+def _permanent(text: str) -> ConnectionFailedError:
+    failure = ConnectionFailedError(text)
+    failure.retryable = False
+    return failure
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, and what caused that; groups by their members."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        if isinstance(current, BaseExceptionGroup):
+            waiting.extend(current.exceptions)
+        waiting += [current.__cause__, current.__context__]

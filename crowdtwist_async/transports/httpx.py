@@ -1,0 +1,236 @@
+"""
+The default transport: httpx's own transports, one connection each, and an adapter for an injected client.
+
+One pool for all would do the sending too, but httpcore scans it on every request, and a cancelled
+request can lose its place in it for good. A transport with one connection is taken, used by one
+request, and given back; after a failure or a cancellation it is thrown away.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import httpx
+from attrs import define
+
+from crowdtwist_async.errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    CrowdTwistError,
+    RequestTimeoutError,
+    ResponseTooLargeError,
+)
+from crowdtwist_async.transports import Reply, Request
+from crowdtwist_async.transports._body import MAX_BODY_BYTES, BodyReader
+from crowdtwist_async.transports._environment import no_wire_spans, proxy_for
+from crowdtwist_async.transports._faults import connection_error
+
+_KEEPALIVE_SECONDS = 55.0
+"""Below the 60 seconds after which most servers and balancers drop an idle connection."""
+_CLOSE_SECONDS = 0.05
+"""What closing may take: it is shielded, and a cancelled caller waits for it."""
+_LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE_SECONDS)
+
+
+@define(eq=False)
+class _Connection:
+    """One httpx transport, with at most one connection in it."""
+
+    transport: httpx.AsyncHTTPTransport
+    used: bool = False
+
+    async def throw_away(self) -> None:
+        """Close, whatever happens to the caller."""
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await self.transport.aclose()
+
+
+class HttpxTransport:
+    """
+    The default `Transport`.
+
+    Honours `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, `SSL_CERT_FILE` and `SSL_CERT_DIR`. HTTP/1.1 only.
+
+    Args:
+        max_body_bytes: The decoded bytes of a body at most.
+    """
+
+    def __init__(self, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._idle: dict[str, list[_Connection]] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._tls_lock = anyio.Lock()
+        self._closed = False
+
+    async def send(self, request: Request, /) -> Reply | CrowdTwistError:
+        """Send one request on a connection of its own."""
+        idle = self._idle.setdefault(request.origin, [])
+        connection = idle.pop() if idle else await self._new_connection(request.origin)
+        if isinstance(connection, CrowdTwistError):
+            return connection
+        reusable = False
+        try:
+            with no_wire_spans():
+                outcome, reusable = await self._exchange(connection, request)
+        finally:
+            if reusable and not self._closed:
+                connection.used = True
+                idle.append(connection)
+            else:
+                await connection.throw_away()
+        return outcome
+
+    async def aclose(self) -> None:
+        """Close all idle connections; those in use close after their request."""
+        self._closed = True
+        connections = [connection for idle in self._idle.values() for connection in idle]
+        self._idle.clear()
+        for connection in connections:
+            await connection.throw_away()
+
+    async def _exchange(
+        self, connection: _Connection, request: Request
+    ) -> tuple[Reply | CrowdTwistError, bool]:
+        """The outcome, and whether the connection can serve again."""
+        request.phase = "response" if connection.used else "connect"
+        extensions = {} if connection.used else {"trace": _PhaseTrace(request)}
+        try:
+            response = await connection.transport.handle_async_request(
+                httpx.Request("GET", request.url, headers=request.headers, extensions=extensions)
+            )
+            request.phase = "body"
+            return await _read(response, self._max_body_bytes)
+        except Exception as error:  # noqa: BLE001 - raised further, its frames would show the key
+            failure = _failure(error, request)
+        if isinstance(failure, ConnectionFailedError):
+            failure.stale = connection.used and request.phase == "response"
+        return failure, False
+
+    async def _new_connection(self, origin: str) -> _Connection | ConfigurationError:
+        try:
+            tls = await self._tls_context() if origin.startswith("https:") else _no_trust()
+            proxy = proxy_for(origin)
+            return _Connection(
+                httpx.AsyncHTTPTransport(
+                    verify=tls,
+                    trust_env=False,
+                    limits=_LIMITS,
+                    proxy=httpx.Proxy(proxy, ssl_context=tls) if proxy else None,
+                )
+            )
+        except OSError:
+            problem = "the certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read"
+        except (ImportError, ValueError, httpx.InvalidURL):
+            problem = "the proxy that the environment names can't be used: http:// and https:// ones can"
+        return ConfigurationError(problem)
+
+    async def _tls_context(self) -> ssl.SSLContext:
+        """One for all connections; reading the certificates takes some 20 ms, so a thread does it."""
+        async with self._tls_lock:
+            if self._tls is None:
+                self._tls = await anyio.to_thread.run_sync(httpx.create_ssl_context)
+            return self._tls
+
+
+class InjectedClientTransport:
+    """
+    Sends over an `httpx.AsyncClient` that the user made, or one that works alike; never closes it.
+
+    Its pool, its proxies, its certificates and its event hooks are the user's. Redirects, cookies
+    and its own authentication are switched off on each request.
+    """
+
+    def __init__(self, client: Any, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._client = client
+        self._max_body_bytes = max_body_bytes
+
+    async def send(self, request: Request, /) -> Reply | CrowdTwistError:
+        """Send one request; the client's own timeouts end it before a cancellation would."""
+        response = None
+        try:
+            with no_wire_spans():
+                outgoing = self._client.build_request(
+                    "GET", request.url, headers=request.headers, timeout=request.timeout
+                )
+                outgoing.headers.pop("cookie", None)
+                response = await self._client.send(outgoing, stream=True, follow_redirects=False, auth=None)
+                request.phase = "body"
+                outcome, _ = await _read(response, self._max_body_bytes)
+            return outcome
+        except Exception as error:  # noqa: BLE001 - raised further, its frames would show the key
+            return _failure(error, request)
+        finally:
+            if response is not None:
+                with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                    await response.aclose()
+
+    async def aclose(self) -> None:
+        """Leave the client open: it is its maker's."""
+
+
+async def _read(response: Any, max_body_bytes: int) -> tuple[Reply | CrowdTwistError, bool]:
+    """The reply with its body, and whether the connection is left clean."""
+    status, headers = response.status_code, response.headers
+    if 300 <= status < 400:
+        return Reply(status, headers, b""), False
+    if response.is_stream_consumed:
+        # One of an injected client's event hooks has read it.
+        return Reply(status, headers, response.content), False
+    reader = BodyReader(headers.get("content-encoding"), max_body_bytes)
+    async for chunk in response.stream:
+        problem = reader.feed(chunk)
+        if problem is not None:
+            return _with_status(status, headers, problem), False
+    body = reader.end()
+    await response.aclose()
+    if isinstance(body, CrowdTwistError):
+        return _with_status(status, headers, body), False
+    return Reply(status, headers, body), True
+
+
+def _with_status(
+    status: int, headers: Mapping[str, str], problem: CrowdTwistError
+) -> Reply | CrowdTwistError:
+    """An unreadable body matters where it holds data; an error's status says enough without it."""
+    if status >= 400 and not isinstance(problem, ResponseTooLargeError):
+        return Reply(status, headers, b"")
+    return problem
+
+
+def _failure(error: Exception, request: Request) -> CrowdTwistError:
+    name = type(error).__name__
+    if "Timeout" in name:
+        if name in ("ConnectTimeout", "PoolTimeout"):
+            request.phase = "connect"
+        failure = RequestTimeoutError(
+            f"no complete reply within {request.timeout:g} s (phase: {request.phase})"
+        )
+        failure.phase = request.phase
+        return failure
+    if name == "ProxyError":
+        refusal = ConnectionFailedError(
+            "the proxy refused the connection: check HTTPS_PROXY and its credentials"
+        )
+        refusal.retryable = str(error).startswith("5")
+        return refusal
+    return connection_error(error)
+
+
+class _PhaseTrace:
+    """Tells, on a new connection, when connecting is over."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    async def __call__(self, event: str, _: Mapping[str, Any]) -> None:
+        if event.endswith("send_request_headers.started"):
+            self._request.phase = "response"
+
+
+def _no_trust() -> ssl.SSLContext:
+    """A context for plain http, which never uses it; it trusts nobody."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
