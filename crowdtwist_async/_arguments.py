@@ -83,7 +83,7 @@ def checked_flag(value: Any, name: str) -> bool | None:
     return value
 
 
-def checked_date(value: date | str | None, name: str) -> date | None:
+def checked_date(value: object, name: str) -> date | None:
     """A date, given as one or as `YYYY-MM-DD`; a `datetime` is refused, as its zone is a guess."""
     if value is None:
         return None

@@ -164,11 +164,12 @@ class Sender:
             if left <= options.timeout:
                 return progress.deadline_passed(f"in an attempt (phase: {request.phase})")
             reply = _timeout_error(request)
-        outcome: T | CrowdTwistError
-        outcome = read_reply(call, reply, redact) if isinstance(reply, Reply) else reply
         if logger.isEnabledFor(logging.DEBUG):
             _log_attempt(request, reply, progress, self.clock() - started)
-        return outcome
+        if isinstance(reply, CrowdTwistError):
+            return reply
+        outcome = read_reply(call, reply, redact)
+        return outcome  # noqa: RET504 - named, it keeps the type of the call
 
     async def _exchange(self, request: Request) -> Reply | CrowdTwistError | None:
         """One attempt in its time; `None` when that was over."""

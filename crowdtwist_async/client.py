@@ -136,7 +136,7 @@ class CrowdTwistClient:
         """
         view = object.__new__(type(self))
         vars(view).update(vars(self), _is_view=True)
-        view._options = _options(  # noqa: SLF001 - of its own class
+        view._options = _options(
             self._options.timeout if isinstance(timeout, Unchanged) else timeout,
             self._options.deadline if isinstance(deadline, Unchanged) else deadline,
             self._options.retry if isinstance(retry, Unchanged) else retry,
