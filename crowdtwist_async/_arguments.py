@@ -20,7 +20,7 @@ OnDrift = Literal["warn", "raise", "ignore"]
 
 _LARGEST_PAGE = 2**63 - 1
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 
 
 def checked_user_id(user_id: object) -> str:
@@ -91,7 +91,7 @@ def checked_date(value: object, name: str) -> date | None:
         raise InvalidArgumentError(f"{name} must be a date, not a datetime: the API takes whole days in UTC")
     if isinstance(value, date):
         return value
-    if isinstance(value, str) and _DATE.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_DATE, value):
         try:
             return date.fromisoformat(value)
         except ValueError:

@@ -9,7 +9,7 @@ import os
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from attrs import field, frozen
@@ -17,15 +17,14 @@ from attrs import field, frozen
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async.errors import ConfigurationError
 
-_KEY = re.compile(r"[\x21-\x7e]{1,4096}")
-_ENVIRONMENT = re.compile(r"[a-z0-9]*-?")
-_DIGITS = re.compile(r"[0-9]{1,20}")
-_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]")
-_BASE_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+_KEY = r"[\x21-\x7e]{1,4096}"
+_ENVIRONMENT = r"[a-z0-9]*-?"
+_DIGITS = r"[0-9]{1,20}"
+_HOST = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]"
+_BASE_PATH = r"(/[A-Za-z0-9._~-]+)*"
 
 
-@frozen
-class Base:
+class Base(NamedTuple):
     """Where one of the two hosts is."""
 
     origin: str
@@ -39,15 +38,15 @@ class Base:
         return self.origin.partition("://")[2]
 
 
-@frozen
+@frozen(eq=False)
 class Settings:
     """What every request of a client needs to know. Its repr shows no key."""
 
     api: Base
     pos: Base
-    key: Secret = field(eq=False)
-    key_query: Secret = field(eq=False, repr=False)
-    key_header: Secret = field(eq=False, repr=False)
+    key: Secret
+    key_query: Secret = field(repr=False)
+    key_header: Secret = field(repr=False)
 
 
 def make_settings(
@@ -86,7 +85,7 @@ def _key_problem(secret: Secret) -> str | None:
         return f"api_key must be a str, not {type(key).__name__}"
     if not key:
         return "api_key is empty: give it, or set CROWDTWIST_API_KEY or CROWDTWIST_API_KEY_FILE"
-    if not _KEY.fullmatch(key):
+    if not re.fullmatch(_KEY, key):
         return (
             "api_key holds a space, a line break or another character that no key has;"
             " is there a newline at its end?"
@@ -98,13 +97,13 @@ def _checked_client_id(client_id: object) -> str:
     if client_id is None or client_id == "":
         return ""
     text = str(client_id) if type(client_id) in (int, str) else ""
-    if not _DIGITS.fullmatch(text):
+    if not re.fullmatch(_DIGITS, text):
         raise ConfigurationError("client_id must be the digits that CrowdTwist issued, such as 201")
     return text
 
 
 def _checked_environment(environment: object) -> str:
-    if not isinstance(environment, str) or not _ENVIRONMENT.fullmatch(environment):
+    if not isinstance(environment, str) or not re.fullmatch(_ENVIRONMENT, environment):
         raise ConfigurationError(
             "environment must be a host prefix: '' (US), 'sb-' (sandbox), 'sb2-', 'de-' or 'us2-'"
         )
@@ -126,7 +125,11 @@ def _base(name: str, program: tuple[str, str], url: object, argument: str) -> Ba
         raise ConfigurationError(f"{argument} must have no user, query or fragment: only https://host/path")
     host, path = parts.netloc.lower(), parts.path.rstrip("/")
     bare = host.removesuffix(f":{port}") if port is not None else host
-    if not _HOST.fullmatch(bare) or not _BASE_PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
+    if (
+        not re.fullmatch(_HOST, bare)
+        or not re.fullmatch(_BASE_PATH, path)
+        or {".", ".."} & set(path.split("/"))
+    ):
         raise ConfigurationError(f"{argument} must look like https://host or https://host:port/path")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(bare)):
         raise ConfigurationError(f"{argument} must be https; plain http is for this machine only (loopback)")

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from attrs import AttrsInstance, fields
@@ -31,8 +32,8 @@ from crowdtwist_async.models import (
 T = TypeVar("T")
 
 _BOOLEANS = {"0": False, "1": True, "false": False, "true": True}
-_INTEGER = re.compile(r"-?[0-9]{1,400}")
-_SECONDS = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,9})?")
+_INTEGER = r"-?[0-9]{1,400}"
+_SECONDS = r"-?[0-9]{1,18}(\.[0-9]{1,9})?"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LARGEST_EXACT_FLOAT = 2**53
 
@@ -63,7 +64,7 @@ def _to_int(value: Any, _: Any = int) -> int:
         return value
     if type(value) is float and value.is_integer() and abs(value) <= _LARGEST_EXACT_FLOAT:
         return int(value)
-    if isinstance(value, str) and _INTEGER.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(_INTEGER, value):
         return int(value)
     if type(value) is float:
         raise _RefusedError("expected an integer, got a number with a fraction or beyond exactness")
@@ -89,7 +90,7 @@ def _to_datetime(value: Any, _: Any = datetime) -> datetime | None:
             text = value.strip()
             if not text:
                 return None
-            if _SECONDS.fullmatch(text):
+            if re.fullmatch(_SECONDS, text):
                 return _EPOCH + timedelta(seconds=float(text) if "." in text else int(text))
             moment = datetime.fromisoformat(text)
             return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
@@ -164,12 +165,12 @@ def make_converter(*, detailed: bool = False) -> Converter:
     converter = Converter(detailed_validation=detailed)
     for leaf, hook in _LEAVES:
         converter.register_structure_hook(leaf, hook)
-    for model in _MODELS:
-        converter.register_structure_hook(model, _object_hook(model, converter))
+    # Made at a model's first use: generating all of them would double the package's import.
+    converter.register_structure_hook_factory(_MODELS.__contains__, partial(_object_hook, converter))
     return converter
 
 
-def _object_hook(model: type[T], converter: Converter) -> Callable[[Any, Any], T]:
+def _object_hook(converter: Converter, model: type[T]) -> Callable[[Any, Any], T]:
     build = make_dict_structure_fn(model, converter)
 
     def structure(value: Any, target: Any = model) -> T:
@@ -180,7 +181,7 @@ def _object_hook(model: type[T], converter: Converter) -> Callable[[Any, Any], T
 
 
 _FAST = make_converter()
-_DETAILED = make_converter(detailed=True)
+_DETAILED = cache(partial(make_converter, detailed=True))
 
 
 def structure(value: Any, target: type[T], path: str = "") -> T:
@@ -217,7 +218,7 @@ def structure_list(value: Any, model: type[T], path: str) -> tuple[T, ...]:
 def _located(value: Any, target: Any, path: str) -> DecodeError:
     """Convert once more, slowly, for the place and the reason of the first failure."""
     try:
-        _DETAILED.structure(value, target)
+        _DETAILED().structure(value, target)
     except Exception as error:  # noqa: BLE001 - as above
         place, reason = _first_failure(error)
     else:  # pragma: no cover - both converters run the same hooks

@@ -5,17 +5,15 @@ Cursors: a place in a walk as a short text that names no user.
 from __future__ import annotations
 
 import re
-
-from attrs import frozen
+from typing import NamedTuple
 
 from crowdtwist_async.errors import InvalidArgumentError
 
 _VERSION = 1
-_CURSOR = re.compile(r"1:(-?[0-9]{1,19}|end):([0-9]{1,9}):([0-9a-f]{6})")
+_CURSOR = r"1:(-?[0-9]{1,19}|end):([0-9]{1,9}):([0-9a-f]{6})"
 
 
-@frozen
-class Position:
+class Position(NamedTuple):
     """A place in a walk: so many rows of this page are taken. No page: the last one, going backward."""
 
     page: int | None
@@ -33,7 +31,7 @@ def read_cursor(cursor: object, fingerprint: str) -> Position:
     Raises:
         InvalidArgumentError: It is no cursor, or one of another walk.
     """
-    match = _CURSOR.fullmatch(cursor) if isinstance(cursor, str) else None
+    match = re.fullmatch(_CURSOR, cursor) if isinstance(cursor, str) else None
     if match is None:
         raise InvalidArgumentError("cursor is not one that a pager or an error gave")
     if match[3] != fingerprint:

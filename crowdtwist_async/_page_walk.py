@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
 from crowdtwist_async._arguments import OnDrift
 from crowdtwist_async._cursor import Position
@@ -32,7 +32,7 @@ _CALLER = 6
 """Frames from the drift warning up to the caller's `async for`."""
 
 
-@frozen
+@frozen(eq=False)
 class Route(Generic[T]):
     """What a walk goes over, and how."""
 
@@ -53,25 +53,22 @@ def fingerprint(call: Call[Page[T]], *, reverse: bool) -> str:
     return call.fingerprint("backward" if reverse else "forward")
 
 
-@define(eq=False)
 class PageWalk(Generic[T]):
     """One walk, page by page."""
 
-    route: Route[T]
-    position: Position = field(init=False)
-    """Where a walk that stops now goes on; whoever takes rows off a page moves it."""
-    total: int | None = None
-    """What the latest page says."""
-    _page: Page[T] | None = None
-    _fetched: int = 0
-    _ahead: dict[int, Page[T]] = field(factory=dict)
-    """Pages that were read in search of the last one, going backward."""
-    _counts: tuple[int | None, int | None] | None = None
-    """`total` and `pages` of the first page."""
-    _drift_told: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        self.position = self.route.start
+    def __init__(self, route: Route[T]) -> None:
+        self.route = route
+        self.position = route.start
+        """Where a walk that stops now goes on; whoever takes rows off a page moves it."""
+        self.total: int | None = None
+        """What the latest page says."""
+        self._page: Page[T] | None = None
+        self._fetched = 0
+        self._ahead: dict[int, Page[T]] = {}
+        """Pages that were read in search of the last one, going backward."""
+        self._counts: tuple[int | None, int | None] | None = None
+        """`total` and `pages` of the first page."""
+        self._drift_told = False
 
     @property
     def cursor(self) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar
 
-from attrs import define, field
-
 from crowdtwist_async._cursor import Position
 from crowdtwist_async._page_walk import PageWalk, Route
 from crowdtwist_async.models import Page
@@ -77,15 +75,12 @@ class Pager(Generic[T]):
         return self._latest.total
 
 
-@define(eq=False)
 class _Pages(AsyncIterator[Page[T]]):
     """One walk, page by page."""
 
-    _walk: PageWalk[T]
-    _left: float = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._left = _allowed(self._walk.route)
+    def __init__(self, walk: PageWalk[T]) -> None:
+        self._walk = walk
+        self._left = _allowed(walk.route)
 
     async def __anext__(self) -> Page[T]:
         page = await self._walk.next_page() if self._left > 0 else None
@@ -96,17 +91,14 @@ class _Pages(AsyncIterator[Page[T]]):
         return page
 
 
-@define(eq=False)
 class _Items(AsyncIterator[T]):
     """One walk, item by item; backward, the items of a page come last to first."""
 
-    _walk: PageWalk[T]
-    _left: float = field(init=False)
-    _page: Page[T] | None = None
-    _taken: int = 0
-
-    def __attrs_post_init__(self) -> None:
-        self._left = _allowed(self._walk.route)
+    def __init__(self, walk: PageWalk[T]) -> None:
+        self._walk = walk
+        self._left = _allowed(walk.route)
+        self._page: Page[T] | None = None
+        self._taken = 0
 
     async def __anext__(self) -> T:
         if self._left <= 0:

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from datetime import date
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from attrs import evolve, field, frozen
@@ -49,8 +49,7 @@ _POINTS_PARAMETERS = {
 _PAGE_IN_LINK = re.compile(r"[?&;]page=(-?[0-9]{1,18})(?![0-9])")
 
 
-@frozen
-class Endpoint:
+class Endpoint(NamedTuple):
     """What sets one endpoint apart."""
 
     name: str
@@ -70,7 +69,7 @@ REWARDS = Endpoint("user_rewards", "api", frozenset(IdType), "rewards", Reward)
 PURCHASES = Endpoint("user_purchases", "pos", _POS_ID_TYPES, "purchases", Purchase)
 
 
-@frozen
+@frozen(eq=False)
 class Call(Generic[T]):
     """One call with checked arguments, free of the key; its repr shows no user id."""
 

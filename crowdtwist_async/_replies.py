@@ -5,11 +5,10 @@ What a reply means: the call's result, or one error of the tree, whichever body 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-from attrs import frozen
 
 from crowdtwist_async._protocol import REWARDS, Call, empty_page, entries_of
 from crowdtwist_async._retry import read_retry_after
@@ -104,8 +103,7 @@ def _is_error_envelope(body: Any, call: Call[Any]) -> bool:
     return not is_result and ("reason" in body or ("message" in body and "paging" not in body))
 
 
-@frozen
-class _Said:
+class _Said(NamedTuple):
     """What an error body says, in the same fields for every shape."""
 
     code: str | None = None

@@ -22,7 +22,7 @@ from crowdtwist_async.errors import (
     RateLimitError,
 )
 
-_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
+_SECONDS = r"[0-9]{1,12}(\.[0-9]{1,9})?"
 _RATE_LIMIT_LEAST = 1.0
 """Seconds below which a 429 without `Retry-After` is not worth trying again."""
 _BEYOND_DOUBT = 31
@@ -94,7 +94,7 @@ def read_retry_after(header: str | None, now: datetime | None = None) -> float |
         Seconds from now, 0 for a date that has passed, or `None` for anything unreadable.
     """
     text = (header or "").strip()
-    if _SECONDS.fullmatch(text):
+    if re.fullmatch(_SECONDS, text):
         return float(text)
     try:
         moment = parsedate_to_datetime(text)

@@ -13,10 +13,8 @@ from urllib.parse import quote, quote_plus
 MASK = "***"
 
 # A link may come with its `=`, `&` and `/` escaped by the server's JSON encoder.
-_KEY_IN_LINK = rb"""(api_key(?:=|\\u003[dD]|%3[dD]))(?:[^&"'\\\s<>]|\\(?!u0026|u0022|["nrt]).)*"""
-_KEY_IN_LINK_BYTES = re.compile(_KEY_IN_LINK)
-_KEY_IN_TEXT = re.compile(_KEY_IN_LINK.decode())
-_KEY_IN_HEADER = re.compile(r"(CTApiKey[ +]|CTApiKey%20)[^\s'\",]+")
+_KEY_IN_LINK = r"""(api_key(?:=|\\u003[dD]|%3[dD]))(?:[^&"'\\\s<>]|\\(?!u0026|u0022|["nrt]).)*"""
+_KEY_IN_HEADER = r"(CTApiKey[ +]|CTApiKey%20)[^\s'\",]+"
 
 
 class Secret:
@@ -45,7 +43,7 @@ def blank_keys_in_links(body: bytes) -> bytes:
     """Empty the value of every `api_key=` in a body that is not parsed yet."""
     if b"api_key" not in body:
         return body
-    return _KEY_IN_LINK_BYTES.sub(rb"\1", body)
+    return re.sub(_KEY_IN_LINK.encode(), rb"\1", body)
 
 
 class Redactor:
@@ -57,7 +55,7 @@ class Redactor:
 
     def __call__(self, text: str) -> str:
         """Mask one text."""
-        text = _KEY_IN_HEADER.sub(rf"\1{MASK}", _KEY_IN_TEXT.sub(r"\1", text))
+        text = re.sub(_KEY_IN_HEADER, rf"\1{MASK}", re.sub(_KEY_IN_LINK, r"\1", text))
         for form in _forms(self._key.reveal()):
             text = text.replace(form, MASK)
         for form in [form for other in self._others for form in _forms(other)]:

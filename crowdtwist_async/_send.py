@@ -11,10 +11,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import anyio
-from attrs import define, field, frozen
 
 from crowdtwist_async._budget import Budget
 from crowdtwist_async._config import Settings
@@ -35,8 +34,7 @@ T = TypeVar("T")
 logger = logging.getLogger("crowdtwist_async")
 
 
-@frozen
-class Options:
+class Options(NamedTuple):
     """What `with_options` can change."""
 
     timeout: float
@@ -44,30 +42,39 @@ class Options:
     retry: RetryPolicy
 
 
-@define
 class Stats:
     """What a client has sent so far."""
 
-    requests: int = 0
-    retries: int = 0
+    def __init__(self) -> None:
+        self.requests = 0
+        """Requests, retries included."""
+        self.retries = 0
+        """Requests that were sent again after a failure."""
+
+    def __repr__(self) -> str:
+        return f"Stats(requests={self.requests}, retries={self.retries})"
 
 
-@define(eq=False)
 class Sender:
     """Sends calls over one transport and one budget, `max_in_flight` at a time."""
 
-    settings: Settings
-    transport: Transport
-    budget: Budget
-    max_in_flight: int
-    clock: Callable[[], float] = anyio.current_time
-    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
-    stats: Stats = field(init=False, factory=Stats)
-    _slots: anyio.Semaphore = field(init=False, repr=False)
-    _permit_gate: anyio.Lock = field(init=False, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._slots = anyio.Semaphore(self.max_in_flight, fast_acquire=True)
+    def __init__(
+        self,
+        settings: Settings,
+        transport: Transport,
+        budget: Budget,
+        max_in_flight: int,
+        *,
+        clock: Callable[[], float] = anyio.current_time,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self.stats = Stats()
+        self._settings = settings
+        self._transport = transport
+        self._budget = budget
+        self._clock = clock
+        self._sleep = sleep
+        self._slots = anyio.Semaphore(max_in_flight, fast_acquire=True)
         self._permit_gate = anyio.Lock(fast_acquire=True)
 
     async def send(self, call: Call[T], options: Options) -> T:
@@ -77,7 +84,7 @@ class Sender:
         Raises:
             CrowdTwistError: The last attempt's error, or `DeadlineExceededError`.
         """
-        progress = _Progress(call, self.clock(), options.deadline)
+        progress = _Progress(call, self._clock(), options.deadline)
         try:
             outcome = await self._until_done(call, options, progress)
         except BaseException as error:
@@ -85,13 +92,13 @@ class Sender:
             error.__traceback__ = error.__context__ = error.__cause__ = None
             raise
         if isinstance(outcome, CrowdTwistError):
-            raise progress.completed(outcome, self.clock()) from None
+            raise progress.completed(outcome, self._clock()) from None
         return outcome
 
     async def _until_done(
         self, call: Call[T], options: Options, progress: _Progress[T]
     ) -> T | CrowdTwistError:
-        redact = Redactor(self.settings.key, (call.user_id,))
+        redact = Redactor(self._settings.key, (call.user_id,))
         while True:
             outcome = await self._with_slot(call, options, progress, redact)
             if not isinstance(outcome, CrowdTwistError):
@@ -99,7 +106,7 @@ class Sender:
             if isinstance(outcome, DeadlineExceededError):
                 return outcome
             delay = self._delay(outcome, options, progress)
-            if delay is None or delay >= progress.left(self.clock()):
+            if delay is None or delay >= progress.left(self._clock()):
                 return outcome
             progress.last_error = outcome
             self.stats.retries += 1
@@ -111,14 +118,13 @@ class Sender:
                 delay,
             )
             if delay > 0:
-                await self.sleep(delay)
+                await self._sleep(delay)
 
     def _delay(self, error: CrowdTwistError, options: Options, progress: _Progress[T]) -> float | None:
         """The pause before the next attempt, or `None`: no next attempt."""
-        if isinstance(error, ConnectionFailedError) and error.stale and not progress.replaced:
+        if isinstance(error, ConnectionFailedError) and error.stale and not progress.uncounted:
             # The server had closed the kept-alive connection: that was no attempt.
-            progress.replaced = True
-            progress.uncounted += 1
+            progress.uncounted = 1
             return 0.0
         return delay_before_retry(error, progress.attempts - progress.uncounted, options.retry)
 
@@ -126,12 +132,12 @@ class Sender:
         self, call: Call[T], options: Options, progress: _Progress[T], redact: Redactor
     ) -> T | CrowdTwistError:
         """Take a slot, then a permit, then send at once."""
-        with anyio.move_on_after(progress.left(self.clock())) as waiting:
+        with anyio.move_on_after(progress.left(self._clock())) as waiting:
             await self._slots.acquire()
         if waiting.cancelled_caught:
             return progress.deadline_passed("waiting for one of the client's max_in_flight slots")
         try:
-            with anyio.move_on_after(progress.left(self.clock())) as waiting:
+            with anyio.move_on_after(progress.left(self._clock())) as waiting:
                 await self._take_permit()
             if waiting.cancelled_caught:
                 return progress.deadline_passed(
@@ -145,18 +151,18 @@ class Sender:
     async def _take_permit(self) -> None:
         """First come, first served: only the head of the line reserves and sleeps."""
         async with self._permit_gate:
-            seconds = await self.budget.reserve()
+            seconds = await self._budget.reserve()
             if seconds > 0:
-                await self.sleep(seconds)
+                await self._sleep(seconds)
 
     async def _attempt(
         self, call: Call[T], options: Options, progress: _Progress[T], redact: Redactor
     ) -> T | CrowdTwistError:
-        started = self.clock()
+        started = self._clock()
         left = progress.left(started)
         if left <= 0:
             return progress.deadline_passed("before an attempt")
-        request = call.request(self.settings, min(options.timeout, left))
+        request = call.request(self._settings, min(options.timeout, left))
         progress.attempts += 1
         self.stats.requests += 1
         reply = await self._exchange(request)
@@ -165,7 +171,7 @@ class Sender:
                 return progress.deadline_passed(f"in an attempt (phase: {request.phase})")
             reply = _timeout_error(request)
         if logger.isEnabledFor(logging.DEBUG):
-            _log_attempt(request, reply, progress, self.clock() - started)
+            _log_attempt(request, reply, progress, self._clock() - started)
         if isinstance(reply, CrowdTwistError):
             return reply
         outcome = read_reply(call, reply, redact)
@@ -174,21 +180,21 @@ class Sender:
     async def _exchange(self, request: Request) -> Reply | CrowdTwistError | None:
         """One attempt in its time; `None` when that was over."""
         with anyio.move_on_after(request.timeout):
-            return await self.transport.send(request)
+            return await self._transport.send(request)
         return None
 
 
-@define(eq=False)
 class _Progress(Generic[T]):
     """How far one call is; it holds no key, as it stays in the frame that raises."""
 
-    call: Call[T]
-    started: float
-    deadline: float | None
-    attempts: int = 0
-    uncounted: int = 0
-    replaced: bool = False
-    last_error: CrowdTwistError | None = None
+    def __init__(self, call: Call[T], started: float, deadline: float | None) -> None:
+        self.call = call
+        self.started = started
+        self.deadline = deadline
+        self.attempts = 0
+        self.uncounted = 0
+        """Attempts on a connection that the server had closed already."""
+        self.last_error: CrowdTwistError | None = None
 
     def left(self, now: float) -> float:
         """Seconds until the deadline."""

@@ -9,7 +9,6 @@ import warnings
 from typing import Any
 
 import anyio.lowlevel
-from attrs import define, field
 
 from crowdtwist_async._budget import Budget
 from crowdtwist_async._config import Settings
@@ -19,22 +18,19 @@ from crowdtwist_async.errors import ClientClosedError
 from crowdtwist_async.transports import Transport
 
 
-@define(eq=False, repr=False)
 class Session:
     """What a client and its views share."""
 
-    settings: Settings
-    transport: Transport
-    budget: Budget
-    max_in_flight: int
-    _sender: Sender | None = field(default=None, init=False)
-    _closed: bool = field(default=False, init=False)
-    _pid: int = field(default=0, init=False)
-    _loop: Any = field(default=None, init=False)
-    _log_redaction: LogRedaction = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._log_redaction = LogRedaction(Redactor(self.settings.key))
+    def __init__(self, settings: Settings, transport: Transport, budget: Budget, max_in_flight: int) -> None:
+        self.settings = settings
+        self._transport = transport
+        self._budget = budget
+        self._max_in_flight = max_in_flight
+        self._log_redaction = LogRedaction(Redactor(settings.key))
+        self._sender: Sender | None = None
+        self._closed = False
+        self._pid = 0
+        self._loop: Any = None
 
     @property
     def state(self) -> str:
@@ -63,7 +59,7 @@ class Session:
         if self._closed or self._sender is not None:
             raise ClientClosedError("a client is entered once: make a new one")
         self._pid, self._loop = os.getpid(), anyio.lowlevel.current_token()
-        self._sender = Sender(self.settings, self.transport, self.budget, self.max_in_flight)
+        self._sender = Sender(self.settings, self._transport, self._budget, self._max_in_flight)
         self._log_redaction.install()
 
     async def aclose(self) -> None:
@@ -74,7 +70,7 @@ class Session:
         self._check_place()
         self._closed = True
         try:
-            await self.transport.aclose()
+            await self._transport.aclose()
         finally:
             self._log_redaction.remove()
 

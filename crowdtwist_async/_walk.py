@@ -8,9 +8,7 @@ worst one empty page.
 
 from __future__ import annotations
 
-from typing import Any
-
-from attrs import frozen
+from typing import Any, NamedTuple
 
 from crowdtwist_async._protocol import page_in_link
 from crowdtwist_async.errors import PaginationLoopError
@@ -20,12 +18,11 @@ MAX_PAGES = 100_000
 """Pages after which a walk is taken for endless."""
 
 
-@frozen
-class Seen:
+class Seen(NamedTuple):
     """What one page showed."""
 
     number: int
-    count: int
+    rows: int
     """Entries on the page."""
     total: int | None
     """Entries on all pages, if the server says so believably."""
@@ -41,7 +38,7 @@ class Seen:
         """Read a page."""
         return cls(
             number=page.number,
-            count=len(page),
+            rows=len(page),
             total=page.total,
             pages=page.pages,
             next_link=page_in_link(page.paging.next_page),
@@ -52,7 +49,7 @@ class Seen:
     @property
     def position(self) -> int:
         """Rows up to and including this page."""
-        return (self.number - 1) * self.page_size + self.count
+        return (self.number - 1) * self.page_size + self.rows
 
     @property
     def believable_total(self) -> int | None:
@@ -95,7 +92,7 @@ def next_forward(seen: Seen) -> int | None:
     if seen.pages is not None and number >= seen.pages and seen.position == seen.total:
         return None
     # 2. An empty page.
-    if seen.count == 0:
+    if seen.rows == 0:
         if number <= 0:
             return 1
         onward = link == number + 1 or (seen.more_by_pages and seen.more_by_total)
@@ -124,7 +121,7 @@ def next_backward(seen: Seen) -> int | None:
     if number <= 1:
         return None
     # 2. An empty page lies beyond the range, or in a hole; the server may use either link.
-    if seen.count == 0:
+    if seen.rows == 0:
         return _page_below(seen)
     # 3. A readable link. 4. None: page 1 is still to come.
     if link is not None and link != number - 1:

@@ -67,7 +67,6 @@ class Partner:
     """The partner's name."""
 
 
-@frozen(repr=False)
 class ExtraData(Mapping[str, Any]):
     """
     The client's own properties of a reward: a mapping with whatever keys were sent.
@@ -75,7 +74,10 @@ class ExtraData(Mapping[str, Any]):
     The four that the reference names can be read by name, and are `None` when absent.
     """
 
-    _entries: dict[str, Any] = field(hash=False)
+    __slots__ = ("_entries",)
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        self._entries = dict(entries)
 
     def __getitem__(self, name: str) -> Any:
         return self._entries[name]
@@ -156,7 +158,7 @@ class Reward:
     """Whether it is downloaded."""
     sweepstakes_winners: int | None = None
     """How many may win, if it is a sweepstake; also read from the sample's `sweepstake_winners`."""
-    extra_data: ExtraData | None = None
+    extra_data: ExtraData | None = field(default=None, hash=False)
     """The client's own properties, 20 at most; null: none."""
     reference_id: str | None = None
     """The program's own identifier, exactly as sent, spaces included; null: none."""

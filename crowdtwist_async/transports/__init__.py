@@ -71,7 +71,7 @@ class Request:
         return urlsplit(self.origin).netloc
 
 
-@frozen
+@frozen(eq=False)
 class Reply:
     """What came back: any status, with the body decompressed."""
 

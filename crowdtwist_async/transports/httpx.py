@@ -15,7 +15,6 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import httpx
-from attrs import define
 
 from crowdtwist_async.errors import (
     ConfigurationError,
@@ -36,12 +35,12 @@ _CLOSE_SECONDS = 0.05
 _LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE_SECONDS)
 
 
-@define(eq=False)
 class _Connection:
     """One httpx transport, with at most one connection in it."""
 
-    transport: httpx.AsyncHTTPTransport
-    used: bool = False
+    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
+        self.transport = transport
+        self.used = False
 
     async def throw_away(self) -> None:
         """Close, whatever happens to the caller."""
