@@ -19,7 +19,7 @@ MAX_PAGE_SIZE = 10
 OnDrift = Literal["warn", "raise", "ignore"]
 
 _LARGEST_PAGE = 2**63 - 1
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 
 
@@ -34,7 +34,7 @@ def checked_user_id(user_id: object) -> str:
         raise InvalidArgumentError("user_id is empty or blank: give the id of one member")
     if text in (".", ".."):
         raise InvalidArgumentError("user_id is '.' or '..', which would change the path")
-    if _CONTROL.search(text):
+    if re.search(_CONTROL, text):
         raise InvalidArgumentError("user_id holds a control character or a line break: strip it first")
     if not _encodable(text):
         raise InvalidArgumentError("user_id holds a lone surrogate, which UTF-8 can't encode")

@@ -46,7 +46,7 @@ _POINTS_PARAMETERS = {
     IdType.THIRD_PARTY_ID: "third_party_id",
 }
 # First of the links that a text may hold; the API's own sample is no parseable URL.
-_PAGE_IN_LINK = re.compile(r"[?&;]page=(-?[0-9]{1,18})(?![0-9])")
+_PAGE_IN_LINK = r"[?&;]page=(-?[0-9]{1,18})(?![0-9])"
 
 
 class Endpoint(NamedTuple):
@@ -192,7 +192,7 @@ def purchases_call(
 
 def page_in_link(link: str | None) -> int | None:
     """The page number that a link names; a placeholder or a link without one has none."""
-    match = _PAGE_IN_LINK.search(link or "")
+    match = re.search(_PAGE_IN_LINK, link or "")
     return int(match[1]) if match else None
 
 
