@@ -1,0 +1,201 @@
+"""
+What can go wrong on the way to an answer, and which request it happens to.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypedDict, Unpack
+
+from crowdtwist_async.emulator.answers import HTML_TYPE, JSON_TYPE, Answer, Headers, refusal
+from crowdtwist_async.emulator.calls import POINTS, Call
+
+Kind = Literal["status", "delay", "stall", "reset", "truncate", "drift", "rewrite"]
+
+GATEWAY_PAGE = b"<html><head><title>Sign in</title></head><body>Please sign in.</body></html>"
+
+_UNFIT: dict[Kind, tuple[str | None, ...]] = {"drift": (POINTS, None), "rewrite": (None,)}
+"""The endpoints that have no rows to shift, or no JSON to rewrite."""
+
+_REASONS = {403: "invalid_auth", 405: "not_supported", 429: "rate_limit_exceeded"}
+
+
+class Limits(TypedDict, total=False):
+    """Which requests a fault is meant for; by default any."""
+
+    endpoint: str | None
+    """The name of the client's coroutine, such as `user_purchases`."""
+    user: str | None
+    """The id as the caller gave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """
+    One thing that goes wrong, once.
+
+    Make it with the class methods. Each also takes the `Limits`: `endpoint=` and `user=`.
+    """
+
+    kind: Kind
+    endpoint: str | None = None
+    user: str | None = field(default=None, repr=False)
+    code: int = 200
+    reason: str | None = None
+    body: bytes | None = field(default=None, repr=False)
+    headers: Headers = field(default=(), repr=False)
+    seconds: float = 0.0
+    fraction: float = 0.5
+    added: int = 0
+    change: Callable[[Any], Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.fraction <= 1.0:
+            raise ValueError("fraction must be from 0 to 1")
+
+    @classmethod
+    def status(
+        cls,
+        code: int,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry_after: float | str | None = None,
+        reason: str | None = None,
+        **limits: Unpack[Limits],
+    ) -> Fault:
+        """
+        Answer with any reply, instead of the right one.
+
+        Args:
+            code: The HTTP status; on a socket 200 to 599.
+            body: The body as sent; by default the endpoint's own error body.
+            headers: More headers. Without `content-type`, it is told from the body.
+            retry_after: The value of `Retry-After`, sent as it is.
+            reason: The reason in the error body, such as `not_configured`.
+            limits: Which requests it is meant for.
+        """
+        named = dict(headers or {})
+        if retry_after is not None:
+            named["retry-after"] = str(retry_after)
+        encoded = tuple((name.lower().encode(), value.encode()) for name, value in named.items())
+        return cls("status", code=code, body=body, headers=encoded, reason=reason, **limits)
+
+    @classmethod
+    def not_json(cls, body: bytes = GATEWAY_PAGE, **limits: Unpack[Limits]) -> Fault:
+        """Answer 200 with an HTML page, as a captive portal does."""
+        return cls("status", body=body, headers=HTML_TYPE, **limits)
+
+    @classmethod
+    def delay(cls, seconds: float, **limits: Unpack[Limits]) -> Fault:
+        """Wait, then answer normally."""
+        return cls("delay", seconds=seconds, **limits)
+
+    @classmethod
+    def stall(cls, seconds: float, fraction: float = 0.5, **limits: Unpack[Limits]) -> Fault:
+        """Send this fraction of the body, wait, then send the rest."""
+        return cls("stall", seconds=seconds, fraction=fraction, **limits)
+
+    @classmethod
+    def reset(cls, **limits: Unpack[Limits]) -> Fault:
+        """Reset the connection before the first byte of a reply."""
+        return cls("reset", **limits)
+
+    @classmethod
+    def truncate(cls, fraction: float = 0.5, **limits: Unpack[Limits]) -> Fault:
+        """Announce the whole body, send this fraction of it, and cut the connection."""
+        return cls("truncate", fraction=fraction, **limits)
+
+    @classmethod
+    def drift(cls, added: int, **limits: Unpack[Limits]) -> Fault:
+        """
+        From this request on, the member has this many more rows at the front of the list.
+
+        The rows are of the endpoint that was asked, purchases or rewards; a points request lets
+        the fault wait. A negative number removes rows.
+        """
+        return cls("drift", added=added, **limits)
+
+    @classmethod
+    def rewrite(cls, change: Callable[[Any], Any], **limits: Unpack[Limits]) -> Fault:
+        """Answer with what `change` returns for the decoded body of the right reply."""
+        return cls("rewrite", change=change, **limits)
+
+    def fits(self, call: Call) -> bool:
+        """Whether this fault is meant for a request."""
+        if call.endpoint in _UNFIT.get(self.kind, ()):
+            return False
+        return self.endpoint in (None, call.endpoint) and self.user in (None, call.user)
+
+    def reply(self, call: Call) -> Answer:
+        """The reply of a `status` fault."""
+        if self.body is None:
+            reason = self.reason or _REASONS.get(self.code) or _general_reason(self.code)
+            return refusal(call.endpoint, self.code, reason, "Emulated fault.", self.headers)
+        if any(name == b"content-type" for name, _ in self.headers):
+            return Answer(self.code, self.body, self.headers)
+        guessed = JSON_TYPE if self.body.lstrip()[:1] in (b"{", b"[") else HTML_TYPE
+        return Answer(self.code, self.body, guessed + self.headers)
+
+    def rewritten(self, answer: Answer) -> Answer:
+        """The reply of a `rewrite` fault; an error reply is rewritten as well."""
+        if self.change is None:
+            return answer
+        return replace(answer, body=json.dumps(self.change(json.loads(answer.body))).encode())
+
+    def cut(self, body: bytes) -> int:
+        """How many bytes are sent before the pause or the cut: never all of them."""
+        return max(0, min(int(len(body) * self.fraction), len(body) - 1))
+
+
+RANDOM_FAULTS = (
+    Fault.status(500),
+    Fault.status(503),
+    Fault.status(429),
+    Fault.reset(),
+    Fault.truncate(),
+    Fault.not_json(),
+)
+"""What `fault_rate` draws from, each as likely as the others."""
+
+
+class FaultQueue:
+    """
+    The faults that are still to happen.
+
+    A request takes the first one that fits it, so a fault for another user waits and holds up
+    nothing. Only when none is left for it, `rate` decides.
+    """
+
+    def __init__(self, rate: float, seed: int) -> None:
+        if not 0.0 <= rate <= 1.0:
+            raise ValueError("fault_rate must be from 0 to 1")
+        self._rate = rate
+        self._random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+        self._script: list[Fault | None] = []
+
+    @property
+    def pending(self) -> tuple[Fault | None, ...]:
+        """What no request has taken yet, in order."""
+        return tuple(self._script)
+
+    def extend(self, faults: Iterable[Fault | None]) -> None:
+        """Queue more; `None` lets one request pass."""
+        self._script.extend(faults)
+
+    def take(self, call: Call) -> Fault | None:
+        """Remove and return what happens to this request; `None` is nothing."""
+        for place, fault in enumerate(self._script):
+            if fault is None or fault.fits(call):
+                del self._script[place]
+                return fault
+        if self._rate and self._random.random() < self._rate:
+            return self._random.choice(RANDOM_FAULTS)
+        return None
+
+
+def _general_reason(code: int) -> str:
+    return "internal_error" if code >= 500 else "invalid"

@@ -1,0 +1,164 @@
+"""
+The emulator on a socket, on uvicorn: faults reset and cut real connections.
+
+Nothing of a request is logged: its URL holds the key and a user id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import closing, suppress
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from anyio.to_thread import run_sync
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from crowdtwist_async.emulator.app import Emulator
+
+_BACKLOG = 2048
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def serve(
+    emulator: Emulator,
+    host: str = "127.0.0.1",
+    port: int = 8777,
+    announce: Callable[[str], object] | None = None,
+) -> None:
+    """
+    Serve until the process is interrupted; call it from the main thread.
+
+    Args:
+        emulator: What answers.
+        host: The address to listen on; by default no other machine gets in.
+        port: 0 takes a free one.
+        announce: Called with the URL as soon as it takes connections.
+
+    Raises:
+        OSError: The address is in use, or not this machine's.
+    """
+    with closing(_listen(host, port)) as listener:
+        if announce is not None:
+            announce(_url(listener))
+        with suppress(KeyboardInterrupt):
+            _Server(emulator).run([listener])
+
+
+class EmulatorServer:
+    """
+    The emulator on a socket as long as a `with` or an `async with` lasts, in a thread of its own.
+
+    The socket listens as soon as it is entered. Leaving cuts what is still open, a request that
+    a fault delays included.
+
+    Args:
+        emulator: What answers.
+        host: The address to listen on; by default no other machine gets in.
+        port: 0 takes a free one.
+    """
+
+    def __init__(self, emulator: Emulator, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._emulator = emulator
+        self._address = host, port
+        self.url = ""
+        """Where it listens, such as `http://127.0.0.1:40123`; empty before entering."""
+
+    def __enter__(self) -> Self:
+        self._listener = _listen(*self._address)
+        self.url = _url(self._listener)
+        self._server = _Server(self._emulator)
+        self._thread = Thread(target=self._server.run, args=([self._listener],), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await run_sync(self.__exit__, kind, error, trace)
+
+
+class _Server(uvicorn.Server):
+    """A server that stops without waiting for the connections that are still open."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        super().__init__(
+            uvicorn.Config(
+                emulator,
+                http=_Protocol,
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                backlog=_BACKLOG,
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in self.server_state.connections:
+            connection.transport.abort()
+        for task in self.server_state.tasks:
+            task.cancel()
+        await super().shutdown(sockets)
+
+
+class _Protocol(H11Protocol):
+    """One connection, which a fault can cut, and whose end ends the request on it."""
+
+    _answering: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
+        super().connection_made(transport)
+        self.access_log = False
+        self._emulator, self.app = self.app, self._answer
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._answering is not None:
+            self._answering.cancel()
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        """Run the app; uvicorn takes its return for an error, unless the connection is gone by then."""
+        self._answering = asyncio.current_task()
+        with suppress(asyncio.CancelledError):  # the connection is gone
+            try:
+                await self._emulator(scope, receive, send)
+            except ConnectionError as fault:
+                self._cut(reset=isinstance(fault, ConnectionResetError))
+                await asyncio.Event().wait()
+        self._answering = None
+
+    def _cut(self, *, reset: bool) -> None:
+        if reset:
+            # Closing sends a FIN otherwise, which some clients take for an empty reply.
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.transport.abort()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
