@@ -18,9 +18,11 @@ Every error that the client raises.
     │   ├── RateLimitError                   429
     │   └── ServerError                      5xx
     ├── DecodeError                          a reply that is not what the reference promises
-    └── PaginationError
-        ├── PaginationLoopError
-        └── PaginationDriftError
+    ├── PaginationError
+    │   ├── PaginationLoopError
+    │   └── PaginationDriftError
+    └── ExportError
+        └── StorageError                     the output can't be written
 
 All of them pickle. None holds the API key, or a user id that the call was given.
 """
@@ -186,6 +188,14 @@ class PaginationLoopError(PaginationError):
 
 class PaginationDriftError(PaginationError):
     """`total` or `pages` changed during a walk with `on_drift="raise"`."""
+
+
+class ExportError(CrowdTwistError):
+    """An export can't go on."""
+
+
+class StorageError(ExportError):
+    """The output can't be written: the disk is full, or its folder is not there or not writable."""
 
 
 class PaginationDriftWarning(UserWarning):

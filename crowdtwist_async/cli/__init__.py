@@ -1,0 +1,60 @@
+"""
+The `crowdtwist` command: single calls, exports, the emulator on a socket.
+
+Exit codes: 0 complete, 1 failed, 2 usage or settings, 3 complete with failed members,
+4 authentication, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from crowdtwist_async.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    CrowdTwistError,
+    InvalidArgumentError,
+)
+
+COMPLETE, FAILED, USAGE, COMPLETE_WITH_FAILURES, AUTHENTICATION, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run the command.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        from crowdtwist_async.cli._app import run
+    except ImportError as error:
+        if error.name not in ("cyclopts", "rich", "uvicorn"):
+            raise
+        _say("the command needs more packages: pip install 'crowdtwist-async[cli]'")
+        return USAGE
+    try:
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read standard output has gone; the interpreter's own flush must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except CrowdTwistError as error:
+        _say(str(error))
+        return exit_code(error)
+
+
+def exit_code(error: CrowdTwistError) -> int:
+    """The exit code for an error that ends the command."""
+    if isinstance(error, AuthenticationError):
+        return AUTHENTICATION
+    return USAGE if isinstance(error, ConfigurationError | InvalidArgumentError) else FAILED
+
+
+def _say(sentence: str) -> None:
+    print(f"crowdtwist: {sentence}", file=sys.stderr)

@@ -1,0 +1,38 @@
+"""
+Single members, printed as JSON Lines.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from attrs import AttrsInstance
+
+from crowdtwist_async._pager import Pager
+from crowdtwist_async.cli._connect import Connection
+from crowdtwist_async.client import CrowdTwistClient
+from crowdtwist_async.export.rows import plain
+
+
+async def print_points(connection: Connection, user: str, id_type: str) -> int:
+    """Print one member's points."""
+    async with connection.client(connection.make_emulator()) as client:
+        _print(await client.points_awaiting_fulfillment(user, id_type=id_type))
+    return 0
+
+
+async def print_all(connection: Connection, pager: Callable[[CrowdTwistClient], Pager[Any]]) -> int:
+    """Print everything that a walk yields."""
+    async with connection.client(connection.make_emulator()) as client:
+        async for item in pager(client):
+            _print(item)
+    return 0
+
+
+def _print(item: AttrsInstance) -> None:
+    """One line, at once: whoever reads it may act on it before the last page is there."""
+    sys.stdout.write(msgspec.json.encode(plain(item)).decode() + "\n")
+    sys.stdout.flush()

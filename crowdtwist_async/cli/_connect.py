@@ -1,0 +1,62 @@
+"""
+Whom a command asks: the API that the environment names, or the emulator in this process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+
+from crowdtwist_async._budget import RateBudget
+from crowdtwist_async._config import settings_from_env
+from crowdtwist_async.client import CrowdTwistClient
+from crowdtwist_async.emulator import Emulator
+from crowdtwist_async.errors import ConfigurationError
+
+DEFAULT_MEMBERS = 1_000
+
+
+@frozen
+class Connection:
+    """What the flags say of it."""
+
+    emulated: bool = False
+    members: int | None = None
+    """How many members the emulator has."""
+    per_minute: float | None = None
+
+    def make_emulator(self) -> Emulator | None:
+        """
+        The emulator, if one is asked for.
+
+        Raises:
+            ConfigurationError: `members` without an emulator, or a number that can't be.
+        """
+        if not self.emulated:
+            if self.members is not None:
+                raise ConfigurationError("--members sizes the emulator: give --emulator too")
+            return None
+        members = DEFAULT_MEMBERS if self.members is None else self.members
+        if members < 1:
+            raise ConfigurationError("--members must be 1 or more")
+        return Emulator(members=members)
+
+    def client(self, emulator: Emulator | None, usual_rate: float | None = None) -> CrowdTwistClient:
+        """
+        A client that is not open yet.
+
+        Args:
+            emulator: What `make_emulator` gave.
+            usual_rate: Requests a minute where neither a flag nor the environment says.
+        """
+        rate = self.per_minute
+        if emulator is not None:
+            return emulator.client(**_paced(rate))
+        if rate is None and "per_minute" not in settings_from_env(with_key=False):
+            rate = usual_rate
+        return CrowdTwistClient.from_env(**_paced(rate))
+
+
+def _paced(per_minute: float | None) -> dict[str, Any]:
+    return {} if per_minute is None else {"budget": RateBudget(per_minute)}

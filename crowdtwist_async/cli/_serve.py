@@ -1,0 +1,32 @@
+"""
+`crowdtwist emulator`: the emulator on a socket.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from crowdtwist_async.emulator import Emulator
+from crowdtwist_async.emulator.server import serve
+from crowdtwist_async.errors import ConfigurationError
+
+
+def serve_emulator(emulator: Emulator, host: str, port: int) -> int:
+    """Serve until interrupted, and say what to set to reach it."""
+
+    def announce(url: str) -> None:
+        print(
+            f"The emulator listens on {url}. To ask it:\n"
+            f"  export CROWDTWIST_API_URL={url} CROWDTWIST_POS_URL={url}"
+            f" CROWDTWIST_API_KEY={emulator.api_key}\n"
+            f"  crowdtwist purchases {emulator.first_id}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    try:
+        serve(emulator, host, port, announce)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(f"the emulator can't listen on {host} port {port}: {reason}") from None
+    return 0

@@ -1,0 +1,129 @@
+"""
+The run: members through a few workers into one output, one member's rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+import anyio
+import anyio.to_thread
+from attrs import define, field
+
+from crowdtwist_async.client import CrowdTwistClient
+from crowdtwist_async.errors import (
+    AuthenticationError,
+    ClientClosedError,
+    ConfigurationError,
+    CrowdTwistError,
+    UserNotFoundError,
+)
+from crowdtwist_async.export.files import Output
+from crowdtwist_async.export.rows import Row
+from crowdtwist_async.export.source import Source
+
+_FATAL = (AuthenticationError, ClientClosedError, ConfigurationError)
+"""Errors that every other member would meet as well."""
+
+
+@define
+class Report:
+    """What an export has done so far."""
+
+    members: int = 0
+    """Members whose rows are written; those without rows are members too."""
+    not_found: int = 0
+    """Ids that the API does not know: a result, not a failure."""
+    failed: int = 0
+    """Members whose rows could not be had."""
+    rows: int = 0
+    requests: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+    failures: Counter[str] = field(factory=Counter)
+    """The failures by sentence; none names a member."""
+
+
+class Run:
+    """One export."""
+
+    def __init__(self, client: CrowdTwistClient, source: Source, output: Output) -> None:
+        self.report = Report()
+        self._client = client
+        self._source = source
+        self._output = output
+        self._writing = anyio.Lock()
+        self._reading = anyio.Lock()
+        self._fatal: Exception | None = None
+        self._started = anyio.current_time()
+
+    async def finish(
+        self, ids: Iterable[str], concurrency: int, progress: Callable[[Report], None] | None = None
+    ) -> Report:
+        """
+        Export all members.
+
+        Args:
+            ids: The members, read as they are needed.
+            concurrency: Members at once.
+            progress: Called after every member.
+
+        Raises:
+            CrowdTwistError: One that every other member would meet as well.
+            BrokenPipeError: Nobody reads standard output any more.
+        """
+        waiting = iter(ids)
+        async with anyio.create_task_group() as workers:
+            for _ in range(concurrency):
+                workers.start_soon(self._work, waiting, progress, workers.cancel_scope)
+        self._count()
+        if self._fatal is not None:
+            raise self._fatal
+        return self.report
+
+    async def _work(
+        self, ids: Iterator[str], progress: Callable[[Report], None] | None, run: anyio.CancelScope
+    ) -> None:
+        try:
+            while (user_id := await self._next(ids)) is not None:
+                await self._export(user_id)
+                self._count()
+                if progress is not None:
+                    progress(self.report)
+        except Exception as error:  # noqa: BLE001 - the task group would wrap it in a group
+            self._fatal = error
+            run.cancel()
+
+    async def _next(self, ids: Iterator[str]) -> str | None:
+        """Read one id, off the event loop: they may come from a pipe."""
+        async with self._reading:
+            return await anyio.to_thread.run_sync(next, ids, None)
+
+    async def _export(self, user_id: str) -> None:
+        """Export one member; what would happen to every other as well is raised."""
+        try:
+            rows = await self._source.rows(self._client, user_id)
+        except UserNotFoundError:
+            self.report.not_found += 1
+        except _FATAL:
+            raise
+        except CrowdTwistError as error:
+            self.report.failed += 1
+            self.report.failures[f"{type(error).__name__}: {error.reason}"] += 1
+        else:
+            await self._write(rows)
+
+    async def _write(self, rows: list[Row]) -> None:
+        """Write a member's rows together, off the event loop."""
+        with anyio.CancelScope(shield=True):
+            async with self._writing:
+                if rows:
+                    await anyio.to_thread.run_sync(self._output.write, rows)
+        self.report.members += 1
+        self.report.rows += len(rows)
+
+    def _count(self) -> None:
+        self.report.requests = self._client.stats.requests
+        self.report.retries = self._client.stats.retries
+        self.report.seconds = anyio.current_time() - self._started
