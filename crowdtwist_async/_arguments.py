@@ -17,6 +17,7 @@ MAX_PAGE_SIZE = 10
 """Entries per page at most, on both paginated endpoints."""
 
 OnDrift = Literal["warn", "raise", "ignore"]
+_ON_DRIFT: tuple[OnDrift, ...] = ("warn", "raise", "ignore")
 
 _LARGEST_PAGE = 2**63 - 1
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
@@ -111,6 +112,7 @@ def checked_dates(
 
 def checked_on_drift(on_drift: object) -> OnDrift:
     """What a walk does when the counts change under it."""
-    if on_drift == "warn" or on_drift == "raise" or on_drift == "ignore":  # noqa: PLR1714 - narrows the type
-        return on_drift
+    for known in _ON_DRIFT:
+        if known == on_drift:
+            return known
     raise InvalidArgumentError("on_drift must be 'warn', 'raise' or 'ignore'")

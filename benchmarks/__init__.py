@@ -1,0 +1,3 @@
+"""
+Benchmarks: this client against what people would use instead, in the same run.
+"""

@@ -1,0 +1,99 @@
+"""
+Every gate of the project; `nox` runs those that `.ci/run` runs.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import tomllib
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CORE = (
+    "_arguments",
+    "_convert",
+    "_cursor",
+    "_page_walk",
+    "_pager",
+    "_protocol",
+    "_replies",
+    "_retry",
+    "_send",
+    "_walk",
+)
+
+nox.options.sessions = ["lint", "typing", "tests", "lowest", "build", "bench"]
+nox.options.default_venv_backend = "venv"
+
+
+def _install(session: nox.Session, *groups: str) -> None:
+    session.install("-q", "-U", "pip")
+    session.install("-q", "-e", ".[all]", *(f"--group={group}" for group in groups))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests, in parallel and in random order, and hold the coverage: the core whole, the rest at 95 %."""
+    _install(session, "tests")
+    session.run("pytest", "-q", "-n", "auto", "--cov", "--cov-report=", *session.posargs)
+    session.run("coverage", "report", "--skip-covered", "--fail-under=95")
+    core = ",".join(f"crowdtwist_async/{name}.py" for name in CORE)
+    session.run("coverage", "report", f"--include={core}", "--fail-under=100")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that `pyproject.toml` allows."""
+    session.install("-q", "-U", "pip")
+    extras = PYPROJECT["project"]["optional-dependencies"]["cli"]
+    wanted = [*PYPROJECT["project"]["dependencies"], *extras]
+    pins = [f"{found[1]}=={found[2]}" for line in wanted if (found := re.match(r"([\w-]+)>=([\d.]+)", line))]
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder, "lowest.txt")
+        constraints.write_text("\n".join(pins))
+        session.install("-q", "-e", ".[all]", "--group=tests", f"--constraint={constraints}")
+    session.run("pytest", "-q", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check the types with mypy and pyright, those that users see included."""
+    _install(session, "tests", "typing")
+    session.install("-q", "nox")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install("-q", *PYPROJECT["dependency-groups"]["lint"])
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build both distributions, check their metadata, and run the command from the wheel alone."""
+    session.install("-q", *PYPROJECT["dependency-groups"]["build"])
+    folder = session.create_tmp()
+    session.run("python", "-m", "build", "-q", "--outdir", folder, str(ROOT))
+    packages = sorted(Path(folder).glob("*-*"))
+    session.run("twine", "check", "--strict", *map(str, packages))
+    wheel = next(package for package in packages if package.suffix == ".whl")
+    session.install("-q", "--force-reinstall", f"{wheel}[cli]")
+    with session.chdir(folder):
+        session.run(
+            "crowdtwist", "export", "purchases", "--emulator", "--members", "20", "--fresh", "-o", "out.csv"
+        )
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure; `nox -s bench -- --quick` for a smoke run."""
+    _install(session)
+    session.run("python", "-m", "benchmarks", *session.posargs)
