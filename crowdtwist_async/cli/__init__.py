@@ -7,6 +7,7 @@ Exit codes: 0 complete, 1 failed, 2 usage or settings, 3 complete with failed me
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from crowdtwist_async.errors import (
 )
 
 COMPLETE, FAILED, USAGE, COMPLETE_WITH_FAILURES, AUTHENTICATION, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+_NO_LOG = logging.NullHandler()
+"""Without a handler, each retry would be a line on standard error, `--quiet` or not."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _say("the command needs more packages: pip install 'crowdtwist-async[cli]'")
         return USAGE
+    logging.getLogger("crowdtwist_async").addHandler(_NO_LOG)
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:

@@ -4,17 +4,25 @@ The commands and their flags. No flag takes a key: it comes from the environment
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Literal
 
 import anyio
-from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
+from cyclopts import (
+    App,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    RepeatArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from crowdtwist_async.__about__ import __version__
-from crowdtwist_async.cli import USAGE
 from crowdtwist_async.cli._calls import print_all, print_points
 from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.cli._export import ExportOptions, export
@@ -30,6 +38,8 @@ RewardsIdType = Literal[
 User = Annotated[str, Parameter(allow_leading_hyphen=True)]
 Flag = Annotated[bool, Parameter(negative="")]
 
+_FLAG = r"--[a-z]+(-[a-z]+)*(?==|$)"
+
 app = App(
     name="crowdtwist",
     help=(
@@ -44,18 +54,38 @@ app.command(exports)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Parse and run; a usage error is explained on standard error."""
+    """
+    Parse and run.
+
+    Raises:
+        ConfigurationError: The arguments are not what the command takes.
+    """
     try:
-        result = app(
-            arguments,
-            exit_on_error=False,
-            print_error=True,
-            error_console=Console(stderr=True),
-            result_action="return_value",
-        )
-    except CycloptsError:
-        return USAGE
+        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        raise ConfigurationError(_explained(error)) from None
     return result if isinstance(result, int) else 0
+
+
+def _explained(error: CycloptsError) -> str:
+    """A usage error as a sentence that repeats no value: it may be a member's id, or a key."""
+    command = " ".join(["crowdtwist", *(error.command_chain or ())])
+    name = error.argument.name if error.argument is not None else "an argument"
+    match error:
+        case UnknownCommandError():
+            problem = "there is no such command"
+        case UnknownOptionError():
+            flag = re.match(_FLAG, error.token.keyword or error.token.value)
+            problem = f"there is no flag {flag[0]}" if flag else "there is no such flag"
+        case UnusedCliTokensError():
+            problem = "there are more arguments than it takes"
+        case MissingArgumentError():
+            problem = f"{name} is missing"
+        case RepeatArgumentError():
+            problem = f"{name} is given twice"
+        case _:
+            problem = f"the value of {name} is not one that it takes"
+    return f"{problem}: see {command} --help"
 
 
 @Parameter(name="*")

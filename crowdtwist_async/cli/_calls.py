@@ -8,31 +8,45 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import anyio.to_thread
 import msgspec
 from attrs import AttrsInstance
 
 from crowdtwist_async._pager import Pager
 from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.client import CrowdTwistClient
+from crowdtwist_async.errors import StorageError
 from crowdtwist_async.export.rows import plain
 
 
 async def print_points(connection: Connection, user: str, id_type: str) -> int:
     """Print one member's points."""
-    async with connection.client(connection.make_emulator()) as client:
+    async with await _client(connection) as client:
         _print(await client.points_awaiting_fulfillment(user, id_type=id_type))
     return 0
 
 
 async def print_all(connection: Connection, pager: Callable[[CrowdTwistClient], Pager[Any]]) -> int:
     """Print everything that a walk yields."""
-    async with connection.client(connection.make_emulator()) as client:
+    async with await _client(connection) as client:
         async for item in pager(client):
             _print(item)
     return 0
 
 
+async def _client(connection: Connection) -> CrowdTwistClient:
+    """The client, made off the event loop: its key may be in a file."""
+    return await anyio.to_thread.run_sync(connection.client, connection.make_emulator())
+
+
 def _print(item: AttrsInstance) -> None:
     """One line, at once: whoever reads it may act on it before the last page is there."""
-    sys.stdout.write(msgspec.json.encode(plain(item)).decode() + "\n")
-    sys.stdout.flush()
+    if sys.stdout is None:
+        raise StorageError("standard output is closed: open it, or send it to a file")
+    try:
+        sys.stdout.write(msgspec.json.encode(plain(item)).decode() + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"standard output can't be written: {error.strerror}") from None

@@ -44,11 +44,11 @@ async def export(connection: Connection, source: Source, options: ExportOptions)
     checked_positive(options.concurrency, "--concurrency")
     emulator = connection.make_emulator()
     ids = _ids(options.ids, source.id_type, emulator)
-    client = connection.client(emulator, _USUAL_RATE)
+    client = await anyio.to_thread.run_sync(connection.client, emulator, _USUAL_RATE)
     output = await anyio.to_thread.run_sync(
         lambda: Output(options.target, source.name, replace=options.fresh)
     )
-    console = Console(stderr=True, quiet=options.quiet)
+    console = Console(stderr=True, quiet=options.quiet, markup=False, emoji=False, soft_wrap=True)
     try:
         async with client:
             with _progress_line(console, source.name) as line:
@@ -58,7 +58,7 @@ async def export(connection: Connection, source: Source, options: ExportOptions)
     except BaseException:
         left = output.abandon()
         if left is not None and not isinstance(sys.exception(), BrokenPipeError):
-            console.print(f"The export is not complete. What it has so far is in {left}.", markup=False)
+            console.print(f"The export is not complete. What it has so far is in {left}.")
         raise
     _summarise(console, source.name, options.target, report)
     if emulator is not None:
@@ -101,9 +101,7 @@ def _summarise(console: Console, name: str, target: str, report: Report) -> None
     where = "standard output" if target == "-" else target
     console.print(
         f"{name}: {report.members:,} members, {report.rows:,} rows, {report.requests:,} requests,"
-        f" {report.seconds:.1f} seconds. Written to {where}.",
-        markup=False,
-        soft_wrap=True,
+        f" {report.seconds:.1f} seconds. Written to {where}."
     )
     if report.retries or report.not_found or report.failed:
         console.print(
@@ -111,4 +109,4 @@ def _summarise(console: Console, name: str, target: str, report: Report) -> None
             f" Failed members: {report.failed:,}."
         )
     for sentence, times in report.failures.most_common(_MOST_FAILURES_SHOWN):
-        console.print(f"  {times:,} times: {sentence}", markup=False, soft_wrap=True)
+        console.print(f"  {times:,} times: {sentence}")

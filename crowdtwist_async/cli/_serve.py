@@ -10,6 +10,8 @@ from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.emulator.server import serve
 from crowdtwist_async.errors import ConfigurationError
 
+_LAST_PORT = 65_535
+
 
 def serve_emulator(emulator: Emulator, host: str, port: int) -> int:
     """Serve until interrupted, and say what to set to reach it."""
@@ -24,9 +26,11 @@ def serve_emulator(emulator: Emulator, host: str, port: int) -> int:
             flush=True,
         )
 
+    if not 0 <= port <= _LAST_PORT:
+        raise ConfigurationError(f"--port must be from 0 to {_LAST_PORT}; 0 takes a free one")
     try:
         serve(emulator, host, port, announce)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ConfigurationError(f"the emulator can't listen on {host} port {port}: {reason}") from None
     return 0

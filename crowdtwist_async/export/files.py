@@ -38,13 +38,17 @@ class Output:
     """
 
     def __init__(self, target: str, name: str, *, replace: bool = False) -> None:
-        self.target = target
         self._path = None if target == "-" else Path(target)
+        self._place = "standard output" if self._path is None else target
         self._encode = _encoder(self._path)
         self._file: BinaryIO
         if self._path is None:
+            if sys.stdout is None:
+                raise ConfigurationError("standard output is closed: name a file")
             self._file = sys.stdout.buffer
             return
+        if self._path.is_dir():
+            raise ConfigurationError(f"{target} is a folder: name a file in it")
         if not replace and self._path.exists():
             raise ConfigurationError(
                 f"{target} is there already: name another file, or give --fresh to replace it"
@@ -52,7 +56,7 @@ class Output:
         try:
             self._file = _create(self._partial(self._path))
         except OSError as error:
-            raise _storage_error(self.target, error) from None
+            raise _storage_error(self._place, error) from None
         if self._path.suffix == ".csv":
             self._file.write(_csv_lines([columns(name)]))
 
@@ -71,7 +75,7 @@ class Output:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise _storage_error(self.target, error) from None
+            raise _storage_error(self._place, error) from None
 
     def complete(self) -> None:
         """
@@ -86,7 +90,7 @@ class Output:
             self._file.close()
             self._partial(self._path).replace(self._path)
         except OSError as error:
-            raise _storage_error(self.target, error) from None
+            raise _storage_error(self._place, error) from None
 
     def abandon(self) -> str | None:
         """Leave what is written so far; return where, if it is a file."""
@@ -101,12 +105,14 @@ class Output:
         return path.with_name(path.name + ".partial")
 
 
-def _storage_error(target: str, error: OSError) -> StorageError:
-    return StorageError(f"{target} can't be written: {error.strerror or 'unknown reason'}")
+def _storage_error(place: str, error: OSError) -> StorageError:
+    return StorageError(f"{place} can't be written: {error.strerror or 'unknown reason'}")
 
 
 def _create(path: Path) -> BinaryIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
+    # What an earlier run left may be readable for others, or be a link to another file.
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
     return os.fdopen(descriptor, "wb")
 
 

@@ -20,6 +20,7 @@ from crowdtwist_async.errors import (
     UserNotFoundError,
 )
 from crowdtwist_async.export.files import Output
+from crowdtwist_async.export.ids import next_id
 from crowdtwist_async.export.rows import Row
 from crowdtwist_async.export.source import Source
 
@@ -96,9 +97,9 @@ class Run:
             run.cancel()
 
     async def _next(self, ids: Iterator[str]) -> str | None:
-        """Read one id, off the event loop: they may come from a pipe."""
+        """Read one id."""
         async with self._reading:
-            return await anyio.to_thread.run_sync(next, ids, None)
+            return await next_id(ids)
 
     async def _export(self, user_id: str) -> None:
         """Export one member; what would happen to every other as well is raised."""

@@ -9,7 +9,8 @@ request, and given back; after a failure or a cancellation it is thrown away.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -36,16 +37,45 @@ _LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive
 
 
 class _Connection:
-    """One httpx transport, with at most one connection in it."""
+    """One httpx transport, with at most one connection in it; told by httpcore's trace what it does."""
 
     def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
-        self.transport = transport
-        self.used = False
+        self._transport = transport
+        self._request: Request | None = None
+        self._socket: Any = None
+        self._new = True
+
+    async def ask(self, request: Request) -> httpx.Response:
+        """Send a request and wait for the head of the reply."""
+        self._request, self._new = request, False
+        request.phase = "response"
+        return await self._transport.handle_async_request(
+            httpx.Request("GET", request.url, headers=request.headers, extensions={"trace": self._follow})
+        )
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a failure now means that the server had closed a connection that was kept for it."""
+        return not self._new and self._request is not None and self._request.phase == "response"
 
     async def throw_away(self) -> None:
         """Close, whatever happens to the caller."""
         with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-            await self.transport.aclose()
+            await self._transport.aclose()
+            if self._socket is not None:
+                # A handshake that is cancelled leaves its socket open, and the transport knows none.
+                await self._socket.aclose()
+
+    async def _follow(self, event: str, info: Mapping[str, Any]) -> None:
+        """Keep the request's phase, and the socket."""
+        if self._request is None:
+            return
+        if event.endswith("connect_tcp.started"):
+            self._request.phase, self._new = "connect", True
+        elif event.endswith("connect_tcp.complete"):
+            self._socket = info["return_value"]
+        elif event.endswith("send_request_headers.started"):
+            self._request.phase = "response"
 
 
 class HttpxTransport:
@@ -77,7 +107,6 @@ class HttpxTransport:
                 outcome, reusable = await self._exchange(connection, request)
         finally:
             if reusable and not self._closed:
-                connection.used = True
                 idle.append(connection)
             else:
                 await connection.throw_away()
@@ -95,35 +124,30 @@ class HttpxTransport:
         self, connection: _Connection, request: Request
     ) -> tuple[Reply | CrowdTwistError, bool]:
         """The outcome, and whether the connection can serve again."""
-        request.phase = "response" if connection.used else "connect"
-        extensions = {} if connection.used else {"trace": _PhaseTrace(request)}
         try:
-            response = await connection.transport.handle_async_request(
-                httpx.Request("GET", request.url, headers=request.headers, extensions=extensions)
-            )
+            response = await connection.ask(request)
             request.phase = "body"
-            return await _read(response, self._max_body_bytes)
+            return await _read(response, self._max_body_bytes, connection.throw_away)
         except Exception as error:  # noqa: BLE001 - raised further, its frames would show the key
             failure = _failure(error, request)
         if isinstance(failure, ConnectionFailedError):
-            failure.stale = connection.used and request.phase == "response"
+            failure.stale = connection.is_stale
         return failure, False
 
     async def _new_connection(self, origin: str) -> _Connection | ConfigurationError:
         try:
             tls = await self._tls_context() if origin.startswith("https:") else _no_trust()
-            proxy = proxy_for(origin)
+        except OSError:
+            return ConfigurationError(
+                "the certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read"
+            )
+        try:
             return _Connection(
                 httpx.AsyncHTTPTransport(
-                    verify=tls,
-                    trust_env=False,
-                    limits=_LIMITS,
-                    proxy=httpx.Proxy(proxy, ssl_context=tls) if proxy else None,
+                    verify=tls, trust_env=False, limits=_LIMITS, proxy=_proxy(proxy_for(origin), tls)
                 )
             )
-        except OSError:
-            problem = "the certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read"
-        except (ImportError, ValueError, httpx.InvalidURL):
+        except Exception:  # noqa: BLE001 - httpx and urllib refuse a proxy in many ways, and may print it
             problem = "the proxy that the environment names can't be used: http:// and https:// ones can"
         return ConfigurationError(problem)
 
@@ -158,7 +182,7 @@ class InjectedClientTransport:
                 outgoing.headers.pop("cookie", None)
                 response = await self._client.send(outgoing, stream=True, follow_redirects=False, auth=None)
                 request.phase = "body"
-                outcome, _ = await _read(response, self._max_body_bytes)
+                outcome, _ = await _read(response, self._max_body_bytes, response.aclose)
             return outcome
         except Exception as error:  # noqa: BLE001 - raised further, its frames would show the key
             return _failure(error, request)
@@ -171,7 +195,9 @@ class InjectedClientTransport:
         """Leave the client open: it is its maker's."""
 
 
-async def _read(response: Any, max_body_bytes: int) -> tuple[Reply | CrowdTwistError, bool]:
+async def _read(
+    response: Any, max_body_bytes: int, close: Callable[[], Awaitable[None]]
+) -> tuple[Reply | CrowdTwistError, bool]:
     """The reply with its body, and whether the connection is left clean."""
     status, headers = response.status_code, response.headers
     if 300 <= status < 400:
@@ -180,15 +206,30 @@ async def _read(response: Any, max_body_bytes: int) -> tuple[Reply | CrowdTwistE
         # One of an injected client's event hooks has read it.
         return Reply(status, headers, response.content), False
     reader = BodyReader(headers.get("content-encoding"), max_body_bytes)
-    async for chunk in response.stream:
+    chunks = aiter(response.stream)
+    async for chunk in chunks:
         problem = reader.feed(chunk)
         if problem is not None:
+            await _stop_reading(chunks, close)
             return _with_status(status, headers, problem), False
     body = reader.end()
     await response.aclose()
     if isinstance(body, CrowdTwistError):
         return _with_status(status, headers, body), False
     return Reply(status, headers, body), True
+
+
+async def _stop_reading(chunks: AsyncIterator[bytes], close: Callable[[], Awaitable[None]]) -> None:
+    """
+    End a body before its end.
+
+    httpcore reads in generators within generators, and trio warns of each that is left half-way:
+    on a closed connection they run into an error, and so to their end.
+    """
+    with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(Exception):
+        await close()
+        async for _ in chunks:
+            pass
 
 
 def _with_status(
@@ -219,15 +260,10 @@ def _failure(error: Exception, request: Request) -> CrowdTwistError:
     return connection_error(error)
 
 
-class _PhaseTrace:
-    """Tells, on a new connection, when connecting is over."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-
-    async def __call__(self, event: str, _: Mapping[str, Any]) -> None:
-        if event.endswith("send_request_headers.started"):
-            self._request.phase = "response"
+def _proxy(url: str | None, tls: ssl.SSLContext) -> httpx.Proxy | None:
+    if url is None:
+        return None
+    return httpx.Proxy(url, ssl_context=tls if url.lower().startswith("https:") else None)
 
 
 def _no_trust() -> ssl.SSLContext:

@@ -1,0 +1,121 @@
+"""
+What every test has: the canary, which looks for the key everywhere, and a guard against blocking calls.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import socket
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from crowdtwist_async import CrowdTwistClient, CrowdTwistError
+
+KEY = "canary/K3y+9f%27~Zq"
+"""The key of all tests: it changes when it is percent-encoded, in every way that a key can."""
+
+_TESTS = str(Path(__file__).parent)
+_FORMS = {KEY, quote(KEY, safe=""), quote(KEY), quote_plus(KEY), KEY.replace("/", "\\/")}
+
+
+def leaks(text: str) -> bool:
+    """Whether a text holds the key in any form."""
+    return any(form.lower() in text.lower() for form in _FORMS)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run every test that is marked `anyio` on both event loops."""
+    backend: str = request.param
+    return backend
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test ask a name server, and so reach no other machine."""
+    resolve = socket.getaddrinfo
+
+    def resolve_here(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host in (None, "localhost", "127.0.0.1", "::1", b"127.0.0.1", b"localhost"):
+            return resolve(host, *arguments, **options)
+        raise socket.gaierror(socket.EAI_NONAME, "no other machine is asked in tests")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_here)
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking_calls() -> Iterator[None]:
+    """Fail a test in which the package blocks the event loop."""
+    with blockbuster_ctx("crowdtwist_async"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def canary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Look for the key in all logs at DEBUG, and in every error, warning and client of a test."""
+    log, errors, clients, warned = io.StringIO(), [], [], []
+    handler = logging.StreamHandler(log)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    _record_instances(monkeypatch, CrowdTwistError, errors)
+    _record_instances(monkeypatch, CrowdTwistClient, clients)
+    warn = warnings.warn
+
+    def recording_warn(message: Any, category: Any = None, stacklevel: int = 1, **rest: Any) -> None:
+        warned.append(str(message))
+        warn(message, category, stacklevel + 1, **rest)
+
+    monkeypatch.setattr(warnings, "warn", recording_warn)
+    yield
+    root.removeHandler(handler)
+    root.setLevel(level)
+    assert not leaks(log.getvalue()), "the key is in a log"
+    assert not leaks("\n".join(warned)), "the key is in a warning"
+    for client in clients:
+        assert not leaks(repr(client) + str(client)), "the key is in a client's repr"
+    for error in errors:
+        _check_error(error)
+
+
+def _record_instances(monkeypatch: pytest.MonkeyPatch, kind: type[Any], into: list[Any]) -> None:
+    init = kind.__init__
+
+    def recording_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        into.append(self)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "__init__", recording_init)
+
+
+def _check_error(error: CrowdTwistError) -> None:
+    said = f"{error}\n{error!r}\n{error.args}\n{vars(error)}"
+    assert not leaks(said), f"the key is in the text or the attributes of {type(error).__name__}"
+    assert not leaks(repr(pickle.dumps(error))), f"the key is in the pickle of {type(error).__name__}"
+    report = captured_locals(error)
+    assert not leaks(report), f"the key is in the locals that a traceback of {type(error).__name__} shows:\n{report}"
+
+
+def captured_locals(error: BaseException | None) -> str:
+    """What a crash reporter prints of an error and its causes, the tests' own frames left out."""
+    lines: list[str] = []
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        report = traceback.TracebackException.from_exception(error, capture_locals=True)
+        lines.append(str(error))
+        for frame in report.stack:
+            if not frame.filename.startswith(_TESTS):
+                lines.append(f"{frame.filename}:{frame.lineno} {frame.locals}")
+        error = error.__cause__ or error.__context__
+    return "\n".join(lines)
