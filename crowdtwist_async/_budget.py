@@ -46,12 +46,12 @@ class RateBudget:
     def __init__(
         self, per_minute: float = 9_700, burst: int = 10, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.per_minute = per_minute
+        self.burst = burst
         if not _is_positive(per_minute):
             raise ConfigurationError("per_minute must be a positive number of requests, or math.inf")
         if type(burst) is not int or burst < 1:
             raise ConfigurationError("burst must be an int of 1 or more")
-        self.per_minute = per_minute
-        self.burst = burst
         self._clock = clock
         self._interval = _SECONDS_PER_MINUTE / per_minute
         self._next = -math.inf

@@ -36,6 +36,7 @@ _INTEGER = r"-?[0-9]{1,400}"
 _SECONDS = r"-?[0-9]{1,18}(\.[0-9]{1,9})?"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LARGEST_EXACT_FLOAT = 2**53
+_LARGEST_COUNT = 2**63 - 1
 
 
 class _RefusedError(ValueError):
@@ -110,12 +111,12 @@ def _require_object(value: Any) -> dict[str, Any]:
 
 
 def _count(value: Any) -> int | None:
-    """A count that is missing, negative or not a number is unknown."""
+    """A count that is missing, negative, beyond 64 bits or not a number is unknown."""
     try:
         count = _to_int(value)
     except _RefusedError:
         return None
-    return count if count >= 0 else None
+    return count if 0 <= count <= _LARGEST_COUNT else None
 
 
 def _link(value: Any) -> str | None:

@@ -7,6 +7,7 @@ changes nothing: asking again repeats it.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
@@ -28,8 +29,7 @@ from crowdtwist_async.models import Page
 
 T = TypeVar("T")
 
-_CALLER = 6
-"""Frames from the drift warning up to the caller's `async for`."""
+_PACKAGE = "crowdtwist_async."
 
 
 @frozen(eq=False)
@@ -66,8 +66,8 @@ class PageWalk(Generic[T]):
         self._fetched = 0
         self._ahead: dict[int, Page[T]] = {}
         """Pages that were read in search of the last one, going backward."""
-        self._counts: tuple[int | None, int | None] | None = None
-        """`total` and `pages` of the first page."""
+        self._counts: tuple[int | None, int | None] = (None, None)
+        """`total` and `pages` as the walk's first pages said."""
         self._drift_told = False
 
     @property
@@ -104,20 +104,20 @@ class PageWalk(Generic[T]):
     async def _last_page(self) -> int:
         """Find where a backward walk starts: from page 1 to where the counts point, and on from there."""
         page = await self._read_ahead(1)
-        last = self._seen(page).last_page
-        if last > 1:
-            page = await self._read_ahead(last)
+        if len(page):
+            page = await self._read_ahead(self._seen(page).last_page)
         while (following := next_forward(self._seen(page))) is not None:
             page = await self._read_ahead(following)
         return page.number
 
     async def _read_ahead(self, number: int) -> Page[T]:
-        page = self._ahead[number] = self._ahead.get(number) or await self._fetch(number)
-        return page
+        if number not in self._ahead:
+            self._ahead[number] = await self._fetch(number)
+        return self._ahead[number]
 
     async def _unrepeated(self, number: int) -> Page[T]:
         """The page, asked for once more if it repeats the one before: a stale cache may have sent it."""
-        page = self._ahead.pop(number, None) or await self._fetch(number)
+        page = self._ahead.pop(number) if number in self._ahead else await self._fetch(number)
         if self._repeats(page):
             page = await self._fetch(number)
             if self._repeats(page):
@@ -142,23 +142,20 @@ class PageWalk(Generic[T]):
         return Seen.of(page, self.route.call.page_size)
 
     def _check_drift(self, page: Page[T]) -> None:
-        """Tell once when the counts differ from those of the walk's first page."""
-        counts = (page.total, page.pages)
-        self._counts = self._counts or counts
-        changed = any(
-            now is not None and before is not None and now != before
-            for now, before in zip(counts, self._counts, strict=True)
-        )
+        """Tell once when a count differs from the first that the walk saw."""
+        (total, pages), self._counts = self._counts, _first_known(self._counts, (page.total, page.pages))
+        changed = page.total not in (None, self._counts[0]) or page.pages not in (None, self._counts[1])
         if not changed or self._drift_told or self.route.on_drift == "ignore":
             return
         said = (
-            f"the counts changed during the walk, from {self._counts[0]} rows on {self._counts[1]} pages"
+            f"the counts changed during the walk, from {total} rows on {pages} pages"
             f" to {page.total} on {page.pages}: rows may be missing or doubled"
         )
         if self.route.on_drift == "raise":
             raise PaginationDriftError(said)
         self._drift_told = True
-        warnings.warn(f"{self.route.call.endpoint.name}: {said}", PaginationDriftWarning, stacklevel=_CALLER)
+        message = f"{self.route.call.endpoint.name}: {said}"
+        warnings.warn(message, PaginationDriftWarning, stacklevel=_frames_to_caller())
 
     def _located(self, error: CrowdTwistError) -> CrowdTwistError:
         """The error with the cursor, and the walk's own errors with where."""
@@ -167,3 +164,18 @@ class PageWalk(Generic[T]):
             error.endpoint = self.route.call.endpoint.name
             error.host = self.route.call.base.host
         return error.with_traceback(None)
+
+
+def _first_known(
+    before: tuple[int | None, int | None], now: tuple[int | None, int | None]
+) -> tuple[int | None, int | None]:
+    total, pages = (new if old is None else old for old, new in zip(before, now, strict=True))
+    return total, pages
+
+
+def _frames_to_caller() -> int:
+    """How far up the user's own `async for` is, for a warning that points there."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level

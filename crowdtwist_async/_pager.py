@@ -39,7 +39,7 @@ class Pager(Generic[T]):
         Walk page by page, each page whole and as the server sent it.
 
         With `max_items` the walk ends with the page that reaches it; with a cursor it begins
-        with the page that the cursor points into.
+        with the page that holds the next row.
         """
         self._latest = PageWalk(self._route)
         return _Pages(self._latest)
@@ -84,9 +84,12 @@ class _Pages(AsyncIterator[Page[T]]):
 
     async def __anext__(self) -> Page[T]:
         page = await self._walk.next_page() if self._left > 0 else None
+        taken = _taken_before(self._walk.route, page)
+        if page is not None and 0 < taken == len(page):
+            page, taken = await self._walk.next_page(), 0
         if page is None:
             raise StopAsyncIteration
-        self._left -= len(page) - _taken_before(self._walk.route, page)
+        self._left -= len(page) - taken
         self._walk.position = Position(page.number, len(page))
         return page
 
@@ -119,6 +122,6 @@ def _allowed(route: Route[T]) -> float:
     return float("inf") if route.max_items is None else route.max_items
 
 
-def _taken_before(route: Route[T], page: Page[T]) -> int:
+def _taken_before(route: Route[T], page: Page[T] | None) -> int:
     """Rows of the walk's first page that its cursor says are taken."""
-    return min(route.start.taken, len(page)) if route.start.page == page.number else 0
+    return min(route.start.taken, len(page)) if page and route.start.page == page.number else 0

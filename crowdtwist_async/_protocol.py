@@ -242,7 +242,7 @@ def _read_page(body: Any, call: Call[Page[T]]) -> Page[T]:
     return Page(
         items=structure_list(entries, endpoint.model, endpoint.entries),
         paging=structure(body.get("paging"), Paging, "paging"),
-        number=1 if call.page is None else call.page,
+        number=_page_number(call),
         raw=body,
     )
 
@@ -263,4 +263,9 @@ def entries_of(body: dict[str, Any], endpoint: Endpoint) -> Any:
 
 def empty_page(call: Call[Any], body: Any) -> Page[Any]:
     """The page that stands for `no_data`: the client has no rewards."""
-    return Page(items=(), paging=Paging(total=0, pages=0), number=call.page or 1, raw=body)
+    return Page(items=(), paging=Paging(total=0, pages=0), number=_page_number(call), raw=body)
+
+
+def _page_number(call: Call[Any]) -> int:
+    """The page that the server takes a call for."""
+    return 1 if call.page is None else call.page

@@ -52,23 +52,14 @@ class Seen(NamedTuple):
         return (self.number - 1) * self.page_size + self.rows
 
     @property
-    def believable_total(self) -> int | None:
-        """
-        The total, unless this page lies beyond it and so proves it wrong.
-
-        Positions grow along a forward walk: a total that was passed once stays passed.
-        """
-        return None if self.total is None or self.position > self.total else self.total
-
-    @property
     def more_by_pages(self) -> bool:
         """Whether the page count says that pages are still to come."""
         return self.pages is not None and self.number < self.pages
 
     @property
     def more_by_total(self) -> bool:
-        """Whether the total says that rows are still to come."""
-        return self.believable_total is not None and self.position < self.believable_total
+        """Whether the total says that rows are still to come; one that is passed decides nothing."""
+        return self.total is not None and self.position < self.total
 
     @property
     def last_page(self) -> int:

@@ -356,6 +356,9 @@ class CrowdTwistClient:
         await self.aclose()
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_session"):
+            # Crash reporters print the half-made client whose settings were refused.
+            return "<CrowdTwistClient refused>"
         settings = self._session.settings
         return f"<CrowdTwistClient api={settings.api.origin} pos={settings.pos.origin} {self._session.state}>"
 

@@ -1,0 +1,299 @@
+"""
+The API key: wrapped, blanked in links, masked in texts and log records.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+from conftest import KEY, leaks
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from crowdtwist_async._protocol import page_in_link
+from crowdtwist_async._secrets import LogRedaction, Redactor, Secret, blank_keys_in_links
+
+ENCODERS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "quote-all": lambda key: quote(key, safe=""),
+    "quote": quote,
+    "quote-plus": quote_plus,
+    "slashes-escaped": lambda key: key.replace("/", "\\/"),
+    "quote-slashes-escaped": lambda key: quote(key).replace("/", "\\/"),
+    "lower-hex": lambda key: quote(key, safe="").replace("%2F", "%2f").replace("%2B", "%2b"),
+}
+
+
+def encoders() -> list[Any]:
+    """The ways in which a server may echo the key."""
+    return [pytest.param(encode, id=name) for name, encode in ENCODERS.items()]
+
+
+def test_a_secret_is_revealed_only_on_request() -> None:
+    """Neither repr, str nor a format shows it, and it has no attribute that holds it."""
+    secret = Secret(KEY)
+
+    assert KEY == secret.reveal()
+    assert ["Secret(***)"] * 3 == [repr(secret), str(secret), f"{secret}"]
+    assert not hasattr(secret, "__dict__")
+    assert not leaks(repr([getattr(secret, name) for name in dir(secret)]))
+
+
+def test_a_secret_stays_out_of_captured_locals() -> None:
+    """Crash reporters print the locals of every frame."""
+    secret = Secret(KEY)
+
+    def fail(wrapped: Secret) -> None:
+        length = len(wrapped.reveal())
+        raise ValueError(f"{length}")
+
+    with pytest.raises(ValueError) as caught:
+        fail(secret)
+    report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert not leaks("".join(report.format()))
+
+
+@pytest.mark.parametrize(
+    "copied", [pickle.dumps, copy.copy, copy.deepcopy], ids=lambda copied: copied.__name__
+)
+def test_a_secret_cannot_be_pickled_or_copied(copied: Callable[[object], object]) -> None:
+    """A pickle is a file somewhere."""
+    with pytest.raises(TypeError, match="^a secret can't be pickled or copied$"):
+        copied(Secret(KEY))
+
+
+def test_wrapping_twice_is_wrapping_once() -> None:
+    """`Secret.of` takes what is wrapped already."""
+    secret = Secret.of(KEY)
+
+    assert KEY == secret.reveal()
+    assert secret is Secret.of(secret)
+
+
+@pytest.mark.parametrize("encode", encoders())
+@pytest.mark.parametrize("text", ["{}", "key {} refused", "a{}b", "{0}{0}", "é{}\n{}"], ids=ascii)
+def test_every_form_of_the_key_is_masked(text: str, encode: Callable[[str], str]) -> None:
+    """Plain or percent-encoded, in either case, with slashes escaped or not, anywhere in a text."""
+    echoed = encode(KEY)
+    said = text.format(echoed, echoed)
+    assert said.replace(echoed, "***") == Redactor(Secret(KEY))(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("CTApiKey another-key is wrong", "CTApiKey *** is wrong"),
+        ("'CTApiKey another-key'", "'CTApiKey ***'"),
+        ('{"header": "CTApiKey another-key", "x": 1}', '{"header": "CTApiKey ***", "x": 1}'),
+        ("CTApiKey+another-key", "CTApiKey+***"),
+        ("CTApiKey%20another-key", "CTApiKey%20***"),
+        ("CTApiKey", "CTApiKey"),
+        ("GET /rewards?api_key=another-key&page=2", "GET /rewards?api_key=&page=2"),
+        ("GET /rewards?api_key=another-key", "GET /rewards?api_key="),
+        ("GET /rewards?api_key%3danother-key&page=2", "GET /rewards?api_key%3d&page=2"),
+        ("api_key is wrong", "api_key is wrong"),
+        ("nothing to see", "nothing to see"),
+    ],
+)
+def test_keys_are_masked_where_keys_stand(said: str, expected: str) -> None:
+    """Behind `CTApiKey` and `api_key=` stands a key, be it another one or a part of one."""
+    assert expected == Redactor(Secret(KEY))(said)
+
+
+@pytest.mark.parametrize(
+    ("other", "said", "expected"),
+    [
+        pytest.param("42", "user 42 of 1420", "user *** of 1420", id="whole-words-only"),
+        pytest.param("42", "42", "***", id="alone"),
+        pytest.param("42", "id_42 42_a 4.2", "id_42 42_a 4.2", id="parts-of-words"),
+        pytest.param("alice@example.com", "no alice@example.com here", "no *** here", id="email"),
+        pytest.param("alice@example.com", "no Alice@Example.COM here", "no *** here", id="other-case"),
+        pytest.param("alice@example.com", "/users/alice%40example.com/", "/users/***/", id="encoded"),
+        pytest.param("alice@example.com", "<alice@example.com>", "<***>", id="in-brackets"),
+        pytest.param("+15551239687", "phone +15551239687.", "phone ***.", id="phone"),
+        pytest.param("+15551239687", "?id=%2b15551239687", "?id=***", id="phone-lower-hex"),
+        pytest.param("a.b", "axb a.b", "axb ***", id="no-pattern"),
+    ],
+)
+def test_other_texts_are_masked_as_whole_words(other: str, said: str, expected: str) -> None:
+    """A user id is masked in every form, but a short one must not shred every number."""
+    assert expected == Redactor(Secret(KEY), (other,))(said)
+
+
+def test_deep_masking_reaches_names_and_values() -> None:
+    """Parsed JSON is masked throughout, and everything that is no text stays as it is."""
+    said = {"message": KEY, KEY: [KEY, 1, None, {"a": [f"<{quote(KEY)}>"]}], "n": 1.5, "t": True}
+    expected = {"message": "***", "***": ["***", 1, None, {"a": ["<***>"]}], "n": 1.5, "t": True}
+    assert expected == Redactor(Secret(KEY)).deep(said)
+
+
+@settings(deadline=None)
+@given(st.text(), st.sampled_from(sorted(ENCODERS)), st.text())
+@example("api_key", "plain", "")
+@example("CTApiKey ", "quote-all", ",")
+def test_no_text_around_the_key_saves_it(before: str, encoder: str, after: str) -> None:
+    """Whatever stands before and behind it, the key is gone."""
+    assert not leaks(Redactor(Secret(KEY))(f"{before}{ENCODERS[encoder](KEY)}{after}"))
+
+
+def test_a_body_without_keys_is_left_alone() -> None:
+    """Most bodies are not even copied."""
+    body = b'{"paging": {"next_page": "https://api.crowdtwist.com/?page=2"}}'
+    assert body is blank_keys_in_links(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param('{"l": "?api_key=K&page=2"}', '{"l": "?api_key=&page=2"}', id="first"),
+        pytest.param('{"l": "?page=2&api_key=K"}', '{"l": "?page=2&api_key="}', id="last"),
+        pytest.param('{"l": "?page=2&api_key="}', '{"l": "?page=2&api_key="}', id="empty-already"),
+        pytest.param('["?api_key=K","?api_key=L"]', '["?api_key=","?api_key="]', id="two-links"),
+        pytest.param(
+            r'["?api_key\u003dK\u0026page\u003d2"]', r'["?api_key\u003d\u0026page\u003d2"]', id="escaped"
+        ),
+        pytest.param(r'["?api_key\u003DK"]', r'["?api_key\u003D"]', id="escaped-upper-case"),
+        pytest.param(r'["?api_key=a\/b\u003d&page=2"]', '["?api_key=&page=2"]', id="escapes-in-the-key"),
+        pytest.param(r'["?api_key=a\\&page=2"]', '["?api_key=&page=2"]', id="backslash-at-its-end"),
+        pytest.param(r'["?api_key=a\\"]', '["?api_key="]', id="backslash-before-a-quote"),
+        pytest.param(r'["{\"l\": \"?api_key=K\"}"]', r'["{\"l\": \"?api_key=\"}"]', id="json-in-json"),
+        pytest.param(r'["?api_key=K\u0022 x"]', r'["?api_key=\u0022 x"]', id="escaped-quote"),
+        pytest.param(r'["?api_key=K\nline"]', r'["?api_key=\nline"]', id="line-break"),
+        pytest.param("?api_key=K&amp;page=2", "?api_key=&amp;page=2", id="html"),
+        pytest.param("<a href='?api_key=K'>", "<a href='?api_key='>", id="html-quotes"),
+        pytest.param("<b>api_key=K</b>", "<b>api_key=</b>", id="html-text"),
+        pytest.param("to=%3Fapi_key%3DK&x", "to=%3Fapi_key%3D&x", id="link-in-a-link"),
+        pytest.param('["?api_key=Ké&page=2"]', '["?api_key=&page=2"]', id="beyond-ascii"),
+        pytest.param('{"api_key": "name"}', '{"api_key": "name"}', id="a-propertys-name"),
+    ],
+)
+def test_keys_in_links_are_emptied(body: str, expected: str) -> None:
+    """The value goes, and everything around it stays."""
+    assert expected == blank_keys_in_links(body.encode()).decode()
+
+
+def escaped(text: str, escapes: list[tuple[str, str]]) -> str:
+    """A JSON string with further characters escaped, as some servers' encoders do."""
+    encoded = json.dumps(text)
+    for character, escape in escapes:
+        encoded = encoded.replace(character, escape)
+    return encoded
+
+
+# In a link these characters end a value or the link, so a server can't send them as they are.
+PLAIN_KEYS = st.text(
+    st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="&#\"'<>"), min_size=1
+)
+ANY_KEYS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1)
+ECHOED_KEYS = PLAIN_KEYS | st.builds(lambda key, encode: encode(key), ANY_KEYS, st.sampled_from([
+    lambda key: quote(key, safe=""),
+    quote,
+    quote_plus,
+]))  # fmt: skip
+ESCAPES = st.lists(
+    st.sampled_from([("/", "\\/"), ("&", "\\u0026"), ("=", "\\u003d"), ("=", "\\u003D"), ("&", "&amp;")]),
+    max_size=4,
+    unique_by=lambda escape: escape[0],
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(ECHOED_KEYS, ESCAPES, st.integers(-(10**17), 10**17), st.sampled_from(["first", "last", "alone"]))
+@example(KEY, [("/", "\\/"), ("&", "\\u0026"), ("=", "\\u003d")], 2, "first")
+@example("a\\u0026b", [], 2, "first")
+@example("a\\", [], 2, "last")
+def test_no_key_survives_in_a_link_and_its_page_does(
+    echoed: str, escapes: list[tuple[str, str]], page: int, place: str
+) -> None:
+    """Whatever the key and however its link is escaped, the link is the same but for the empty key."""
+    link = {
+        "first": f"https://api201.ct.com/v2.1/rewards?api_key=%s&page={page}&id_type=id",
+        "last": f"https://api201.ct.com/v2.1/rewards?page={page}&api_key=%s",
+        "alone": f"https://api201.ct.com/v2.1/rewards?id_type=id&page={page}#api_key=%s",
+    }[place]
+    body = '{"paging": {"next_page": %s, "total": 11}}'
+
+    blanked = blank_keys_in_links((body % escaped(link.replace("%s", echoed), escapes)).encode())
+
+    parsed = json.loads(blanked)
+    assert body % escaped(link.replace("%s", ""), escapes) == blanked.decode()
+    assert page == page_in_link(parsed["paging"]["next_page"])
+    assert 11 == parsed["paging"]["total"]
+
+
+@settings(deadline=None)
+@given(st.text(), st.text())
+def test_blanking_leaves_json_valid(before: str, after: str) -> None:
+    """Any text around `api_key=` may be shortened, but the JSON around it stays whole."""
+    body = json.dumps({"a": f"{before}api_key={after}", "b": [before, after]})
+
+    parsed = json.loads(blank_keys_in_links(body.encode()))
+
+    assert ["a", "b"] == list(parsed)
+    assert parsed["a"].startswith(f"{before.partition('api_key=')[0]}api_key=")
+
+
+@pytest.fixture
+def redaction() -> Iterator[LogRedaction]:
+    """Masking that is switched on for a test."""
+    redaction = LogRedaction(Redactor(Secret(KEY)))
+    redaction.install()
+    yield redaction
+    redaction.remove()
+
+
+WIRE_LOGGERS = [
+    "httpx",
+    "httpx2",
+    "httpcore.connection",
+    "httpcore.http11",
+    "httpcore.http2",
+    "httpcore.proxy",
+    "httpcore.socks",
+]
+
+
+@pytest.mark.parametrize("name", WIRE_LOGGERS)
+def test_records_of_the_wire_are_masked(
+    name: str, redaction: LogRedaction, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The key is gone whether it was in the text or in the arguments."""
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger(name).debug("GET %s, key %s", f"https://api?api_key={KEY}", KEY)
+    text = f"key {KEY}"
+    logging.getLogger(name).info(text)
+
+    assert ["GET https://api?api_key= key ***", "key ***"] == [
+        record.getMessage() for record in caplog.records
+    ]
+    assert [(), ()] == [record.args for record in caplog.records]
+
+
+def test_other_records_stay_as_they_are(redaction: LogRedaction, caplog: pytest.LogCaptureFixture) -> None:
+    """A record without the key keeps its arguments, for handlers that read them."""
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("httpx").info("HTTP Request: %s %d", "GET", 200)
+
+    [record] = caplog.records
+    assert "HTTP Request: GET 200" == record.getMessage()
+    assert ("GET", 200) == record.args
+
+
+@pytest.mark.parametrize("name", WIRE_LOGGERS)
+def test_masking_ends_when_it_is_removed(name: str) -> None:
+    """A closed client leaves the libraries' loggers as it found them."""
+    before = list(logging.getLogger(name).filters)
+    redaction = LogRedaction(Redactor(Secret(KEY)))
+
+    redaction.install()
+    assert [*before, redaction] == logging.getLogger(name).filters
+    redaction.remove()
+    assert before == logging.getLogger(name).filters
