@@ -15,7 +15,13 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 from attrs import AttrsInstance, fields
-from cattrs import AttributeValidationNote, ClassValidationError, Converter, IterableValidationError
+from cattrs import (
+    AttributeValidationNote,
+    ClassValidationError,
+    Converter,
+    IterableValidationError,
+    IterableValidationNote,
+)
 from cattrs.gen import make_dict_structure_fn
 
 from crowdtwist_async.errors import DecodeError
@@ -199,6 +205,18 @@ def structure(value: Any, target: type[T], path: str = "") -> T:
     raise _located(value, target, path)
 
 
+def checked_object(value: Any) -> dict[str, Any]:
+    """
+    A whole body that must be an object.
+
+    Raises:
+        DecodeError: It is something else.
+    """
+    if type(value) is not dict:
+        raise DecodeError(f"expected an object, got {_kind(value)}")
+    return value
+
+
 def structure_list(value: Any, model: type[T], path: str) -> tuple[T, ...]:
     """
     Convert a decoded JSON array to models.
@@ -245,9 +263,8 @@ def _step(error: BaseException) -> str:
         if isinstance(note, AttributeValidationNote):
             # A missing key names itself.
             return "" if isinstance(error, KeyError) else f".{note.name}"
-        index = getattr(note, "index", None)
-        if index is not None:
-            return f"[{index}]"
+        if isinstance(note, IterableValidationNote):
+            return f"[{note.index}]"
     return ""
 
 

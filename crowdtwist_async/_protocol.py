@@ -25,7 +25,7 @@ from crowdtwist_async._arguments import (
     checked_user_id,
 )
 from crowdtwist_async._config import Base, Settings
-from crowdtwist_async._convert import known_names, structure, structure_list
+from crowdtwist_async._convert import checked_object, known_names, structure, structure_list
 from crowdtwist_async.errors import DecodeError
 from crowdtwist_async.models import (
     IdType,
@@ -218,12 +218,8 @@ def _query(parameters: dict[str, str | None]) -> str:
 def _read_points(body: Any, call: Call[PointsAwaitingFulfillment]) -> PointsAwaitingFulfillment:
     points = structure(body, PointsAwaitingFulfillment)
     asked = call.user_id
-    if (
-        call.id_type is IdType.ID
-        and asked.isascii()
-        and asked.isdigit()
-        and asked.lstrip("0") != str(points.user_id)
-    ):
+    is_number = call.id_type is IdType.ID and asked.isascii() and asked.isdigit()
+    if is_number and (asked.lstrip("0") or "0") != str(points.user_id):
         error = DecodeError("the reply is about another user than the one asked for")
         error.path = "user_id"
         raise error
@@ -231,34 +227,34 @@ def _read_points(body: Any, call: Call[PointsAwaitingFulfillment]) -> PointsAwai
 
 
 def _read_page(body: Any, call: Call[Page[T]]) -> Page[T]:
-    endpoint = call.endpoint
-    if not isinstance(body, dict):
-        structure(body, Paging)
-    entries = entries_of(body, endpoint)
-    if entries is None:
+    sent, endpoint = checked_object(body), call.endpoint
+    if not has_entries(sent, endpoint):
         error = DecodeError("a required field is missing")
         error.path = endpoint.entries
         raise error
     return Page(
-        items=structure_list(entries, endpoint.model, endpoint.entries),
-        paging=structure(body.get("paging"), Paging, "paging"),
+        items=structure_list(entries_of(sent, endpoint), endpoint.model, endpoint.entries),
+        paging=structure(sent.get("paging"), Paging, "paging"),
         number=_page_number(call),
         raw=body,
     )
 
 
-def entries_of(body: dict[str, Any], endpoint: Endpoint) -> Any:
+def has_entries(body: dict[str, Any], endpoint: Endpoint) -> bool:
     """
-    What stands where a page's entries belong; `None` where nothing does.
+    Whether a body has a page's entries.
 
     The reference's rewards sample has the fields of one reward beside `paging`, and no array.
     """
+    return endpoint.entries in body or (endpoint is REWARDS and "id" in body and "title" in body)
+
+
+def entries_of(body: dict[str, Any], endpoint: Endpoint) -> Any:
+    """What stands where a page's entries belong, in a body that has them."""
     if endpoint.entries in body:
-        return body[endpoint.entries] if body[endpoint.entries] is not None else "null"
-    if endpoint is REWARDS and "id" in body and "title" in body:
-        names = known_names(Reward)
-        return [{name: value for name, value in body.items() if name in names}]
-    return None
+        return body[endpoint.entries]
+    known = known_names(Reward)
+    return [{name: value for name, value in body.items() if name in known}]
 
 
 def empty_page(call: Call[Any], body: Any) -> Page[Any]:

@@ -5,12 +5,13 @@ What a reply means: the call's result, or one error of the tree, whichever body 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from crowdtwist_async._protocol import REWARDS, Call, empty_page, entries_of
+from crowdtwist_async._protocol import REWARDS, Call, empty_page, has_entries
 from crowdtwist_async._retry import read_retry_after
 from crowdtwist_async._secrets import Redactor, blank_keys_in_links
 from crowdtwist_async.errors import (
@@ -42,19 +43,23 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistError:
-    """Turn a reply into what the call returns, or into the error that the call raises."""
+    """
+    Turn a reply into what the call returns, or into the error that the call raises.
+
+    `no_data` on the rewards endpoint is an empty page: the client offers no rewards.
+    """
     if 300 <= reply.status < 400:
         return _redirect_error(reply, redact)
     body = _parsed(blank_keys_in_links(reply.body))
-    if not 200 <= reply.status < 300:
-        snippet = _snippet(reply.body, redact) if isinstance(body, DecodeError) else None
-        said = _Said.of(None if isinstance(body, DecodeError) else body)
-        return _no_data_page(call, said, body) or _status_error(reply, said, redact, snippet)
+    unreadable = isinstance(body, DecodeError)
+    if not 200 <= reply.status < 300 or (not unreadable and _is_error_envelope(body, call)):
+        said = _Said() if unreadable else _Said.of(body)
+        if call.endpoint is REWARDS and said.code == _NO_DATA:
+            page: Any = empty_page(call, body)
+            return page
+        return _status_error(reply, said, redact, _snippet(reply.body, redact) if unreadable else None)
     if isinstance(body, DecodeError):
         return _not_json(body, reply, redact)
-    if _is_error_envelope(body, call):
-        said = _Said.of(body)
-        return _no_data_page(call, said, body) or _status_error(reply, said, redact, None)
     try:
         return call.decode(body, call)
     except DecodeError as error:
@@ -97,7 +102,7 @@ def _is_error_envelope(body: Any, call: Call[Any]) -> bool:
     if body.get("error"):
         return True
     if call.endpoint.entries:
-        is_result = entries_of(body, call.endpoint) is not None
+        is_result = has_entries(body, call.endpoint)
     else:
         is_result = "total_points_awaiting_fulfillment" in body
     return not is_result and ("reason" in body or ("message" in body and "paging" not in body))
@@ -164,11 +169,6 @@ def _text(value: Any) -> str | None:
     return str(value) or None
 
 
-def _no_data_page(call: Call[Any], said: _Said, body: Any) -> Any:
-    """`no_data` on the rewards endpoint is an empty page: the client offers no rewards."""
-    return empty_page(call, body) if call.endpoint is REWARDS and said.code == _NO_DATA else None
-
-
 def _status_error(reply: Reply, said: _Said, redact: Redactor, snippet: str | None) -> APIStatusError:
     # An error that comes with status 200 may name its real status inside.
     status = reply.status if reply.status >= 400 else said.status or reply.status
@@ -186,7 +186,8 @@ def _status_error(reply: Reply, said: _Said, redact: Redactor, snippet: str | No
     error.message = message
     error.description = redact(said.description) if said.description else None
     error.system = redact(said.system) if said.system else None
-    error.details = tuple(redact.deep(entry) for entry in said.details)
+    with suppress(RecursionError):  # details that deep are nobody's
+        error.details = tuple(redact.deep(entry) for entry in said.details)
     error.retry_after = read_retry_after(reply.headers.get("retry-after"))
     is_server_error = isinstance(error, ServerError) and said.code != _NOT_CONFIGURED
     error.retryable = status in _RETRYABLE_STATUSES or is_server_error
@@ -212,8 +213,10 @@ def _error_class(status: int, code: str | None) -> type[APIStatusError]:
 
 def _snippet(body: bytes, redact: Redactor) -> str | None:
     """The beginning of a body that is no JSON; masked before it is cut, so that no half key stays."""
-    text = " ".join(redact(body[:_SNIPPET_SOURCE].decode(errors="replace")).split())
-    return text[:_SNIPPET_LENGTH] or None
+    words = redact(body[:_SNIPPET_SOURCE].decode(errors="replace")).split()
+    if len(body) > _SNIPPET_SOURCE and len(words) > 1:
+        words.pop()  # reading may have ended within the key
+    return " ".join(words)[:_SNIPPET_LENGTH] or None
 
 
 def _redirect_error(reply: Reply, redact: Redactor) -> UnexpectedRedirectError:

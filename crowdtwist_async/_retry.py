@@ -96,6 +96,8 @@ def read_retry_after(header: str | None, now: datetime | None = None) -> float |
     text = (header or "").strip()
     if re.fullmatch(_SECONDS, text):
         return float(text)
+    if not text.isascii():
+        return None
     try:
         moment = parsedate_to_datetime(text)
         if moment.tzinfo is None:

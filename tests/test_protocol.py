@@ -394,7 +394,8 @@ def test_only_the_page_number_of_a_link_is_read(link: str | None, expected: int 
 
 
 def test_fingerprints_tell_walks_apart() -> None:
-    """Host, endpoint, user, parameters and direction count; the page does not."""
+    """Host, base path, endpoint, user, parameters and direction count; the page does not."""
+    elsewhere = make_settings(api_key=Secret(KEY), api_url="https://gateway.example/ct/v2")
     walks = [
         rewards("1").fingerprint("forward"),
         rewards("1").fingerprint("reverse"),
@@ -403,6 +404,7 @@ def test_fingerprints_tell_walks_apart() -> None:
         rewards("1", id_type="username").fingerprint("forward"),
         purchases("1").fingerprint("forward"),
         rewards_call(GATEWAY, "1", id_type="id").fingerprint("forward"),
+        rewards_call(elsewhere, "1", id_type="id").fingerprint("forward"),
     ]
 
     assert len(walks) == len(set(walks))

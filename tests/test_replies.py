@@ -310,6 +310,7 @@ def test_ruling_7_the_fields_of_a_reward_may_stand_beside_paging() -> None:
         pytest.param({"paging": {"total": 0, "pages": 0}}, id="paging-alone"),
         pytest.param({}, id="empty-object"),
         pytest.param({"paging": {"total": 0, "pages": 0}, "purchases": []}, id="of-another-endpoint"),
+        pytest.param({"paging": {"total": 0, "pages": 0}, "message": "ok"}, id="with-a-message"),
     ],
 )
 def test_ruling_7_no_rewards_at_all_is_no_empty_page(body: dict[str, Any]) -> None:
