@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -55,8 +55,7 @@ def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistE
     if not 200 <= reply.status < 300 or (not unreadable and _is_error_envelope(body, call)):
         said = _Said() if unreadable else _Said.of(body)
         if call.endpoint is REWARDS and said.code == _NO_DATA:
-            page: Any = empty_page(call, body)
-            return page
+            return cast("T", empty_page(call, body))
         return _status_error(reply, said, redact, _snippet(reply.body, redact) if unreadable else None)
     if isinstance(body, DecodeError):
         return _not_json(body, reply, redact)

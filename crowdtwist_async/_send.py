@@ -32,6 +32,8 @@ from crowdtwist_async.transports import Reply, Request, Transport
 T = TypeVar("T")
 
 logger = logging.getLogger("crowdtwist_async")
+# A program that has not set up logging is not told of retries on its standard error.
+logger.addHandler(logging.NullHandler())
 
 
 class Options(NamedTuple):

@@ -118,8 +118,7 @@ def captured_locals(error: BaseException | None) -> str:
         seen.add(id(error))
         report = traceback.TracebackException.from_exception(error, capture_locals=True)
         lines.append(str(error))
-        for frame in report.stack:
-            if not frame.filename.startswith(_TESTS):
-                lines.append(f"{frame.filename}:{frame.lineno} {frame.locals}")
+        ours = [frame for frame in report.stack if not frame.filename.startswith(_TESTS)]
+        lines += [f"{frame.filename}:{frame.lineno} {frame.locals}" for frame in ours]
         error = error.__cause__ or error.__context__
     return "\n".join(lines)

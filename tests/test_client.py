@@ -34,7 +34,7 @@ from crowdtwist_async import (
     UserNotFoundError,
 )
 
-LOCAL = {"api_key": KEY, "api_url": "http://localhost:1", "pos_url": "http://localhost:1"}
+LOCAL: dict[str, Any] = {"api_key": KEY, "api_url": "http://localhost:1", "pos_url": "http://localhost:1"}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import io
 import json
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ class CountingTransport:
 
 def run_of(client: CrowdTwistClient, name: str = "points", output: Any = None) -> Run:
     """A run into anything that has `write`."""
-    return Run(client, Source(name), output or Collected())
+    sink: Any = output or Collected()
+    return Run(client, Source(name), sink)
 
 
 async def export(
@@ -115,7 +116,10 @@ async def test_every_row_of_every_member_arrives(name: str) -> None:
     """As many as the API says it has, and served."""
     emulator = emulator_of(40)
     ids = list(emulator.member_ids())
-    counts = {"rewards": emulator.rewards_of, "purchases": emulator.purchases_of}
+    counts: dict[str, Callable[[str], int]] = {
+        "rewards": emulator.rewards_of,
+        "purchases": emulator.purchases_of,
+    }
 
     async with emulator.client() as client:
         report, collected = await export(client, ids, name)

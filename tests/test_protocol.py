@@ -26,6 +26,7 @@ from crowdtwist_async._protocol import (
     Endpoint,
     empty_page,
     entries_of,
+    has_entries,
     page_in_link,
     points_call,
     purchases_call,
@@ -425,20 +426,36 @@ def test_fingerprints_do_not_know_the_key() -> None:
     [
         pytest.param(REWARDS, {"rewards": [1]}, [1], id="rewards"),
         pytest.param(PURCHASES, {"purchases": []}, [], id="empty"),
-        pytest.param(REWARDS, {"purchases": []}, None, id="of-another-endpoint"),
-        pytest.param(REWARDS, {"paging": {}}, None, id="missing"),
-        pytest.param(
-            REWARDS, {"id": "1", "title": "a", "x": 1, "paging": {}}, [{"id": "1", "title": "a"}], id="inline"
-        ),
-        pytest.param(REWARDS, {"id": "1"}, None, id="id-alone"),
-        pytest.param(REWARDS, {"title": "a"}, None, id="title-alone"),
+        pytest.param(PURCHASES, {"purchases": None}, None, id="null"),
         pytest.param(REWARDS, {"rewards": [], "id": "1", "title": "a"}, [], id="array-before-inline"),
-        pytest.param(PURCHASES, {"id": "1", "title": "a"}, None, id="inline-purchases"),
+        pytest.param(
+            REWARDS,
+            {"id": "1", "title": "a", "x": 1, "paging": {}},
+            [{"id": "1", "title": "a"}],
+            id="inline",
+        ),
     ],
 )
 def test_where_a_pages_entries_stand(endpoint: Endpoint, body: dict[str, Any], expected: Any) -> None:
-    """A missing array is not an empty one, except where one reward stands in its place."""
+    """In their array, or, as in the sample of the reference, one reward in its place."""
+    assert has_entries(body, endpoint)
     assert expected == entries_of(body, endpoint)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        pytest.param(REWARDS, {}, id="nothing"),
+        pytest.param(REWARDS, {"paging": {}}, id="paging-alone"),
+        pytest.param(REWARDS, {"purchases": []}, id="of-another-endpoint"),
+        pytest.param(REWARDS, {"id": "1"}, id="id-alone"),
+        pytest.param(REWARDS, {"title": "a"}, id="title-alone"),
+        pytest.param(PURCHASES, {"id": "1", "title": "a"}, id="inline-purchases"),
+    ],
+)
+def test_a_missing_array_is_not_an_empty_one(endpoint: Endpoint, body: dict[str, Any]) -> None:
+    """A page without entries of its own has none at all, and must not be skipped in silence."""
+    assert not has_entries(body, endpoint)
 
 
 @pytest.mark.parametrize(("page", "number"), [(None, 1), (1, 1), (5, 5), (0, 0), (-1, -1)], ids=str)

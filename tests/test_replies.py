@@ -4,8 +4,10 @@ What a reply means: the vendor's own bodies, the rulings on what they leave open
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
+import pickle
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -855,8 +857,9 @@ def test_deep_nesting_ends_in_an_error_of_ours(call: Call[Any], depth: int) -> N
 
     for status in (200, 404):
         error = read(call, status, body)
-        assert UserNotFoundError is type(error)
-        assert "user_not_found" == error.code
+        for twin in (error, pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+            assert UserNotFoundError is type(twin)
+            assert "user_not_found" == twin.code
 
 
 @pytest.mark.parametrize("call", [REWARDS, PURCHASES], ids=["rewards", "purchases"])
@@ -1017,10 +1020,11 @@ def test_no_half_key_stays_where_a_page_is_cut(before: int) -> None:
     assert KEY[:3] not in str(error)
 
 
-def test_no_half_key_stays_where_reading_a_page_ends() -> None:
+@pytest.mark.parametrize("beginning", [b"", b"<html>", b"<a href="], ids=ascii)
+def test_no_half_key_stays_where_reading_a_page_ends(beginning: bytes) -> None:
     """Blanks before the key are folded, so that a key that was cut could come into view."""
     for start in range(4096 - len(KEY), 4097):
-        error = read(REWARDS, 503, b"<html>" + b" " * (start - 6) + KEY.encode() + b" refused")
+        error = read(REWARDS, 503, beginning.ljust(start) + KEY.encode() + b" refused")
         assert KEY[:3] not in str(error)
 
 

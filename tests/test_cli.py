@@ -1,0 +1,1039 @@
+"""
+The command: what it prints where, its exit codes, and what it never says.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from attrs import fields
+from conftest import KEY, leaks
+
+import crowdtwist_async.cli
+from crowdtwist_async import PointsAwaitingFulfillment, Purchase, Reward
+from crowdtwist_async.__about__ import __version__
+from crowdtwist_async.cli import main
+from crowdtwist_async.cli._connect import Connection
+from crowdtwist_async.cli._export import _progress_line
+from crowdtwist_async.emulator import Emulator, Fault
+from crowdtwist_async.emulator.server import EmulatorServer
+from crowdtwist_async.export.run import Report
+
+USER = "10000001"
+MEMBERS = 12
+MODELS = {"points": PointsAwaitingFulfillment, "rewards": Reward, "purchases": Purchase}
+COMMANDS: list[list[str]] = [
+    [],
+    ["points"],
+    ["rewards"],
+    ["purchases"],
+    ["export"],
+    ["export", "points"],
+    ["export", "rewards"],
+    ["export", "purchases"],
+    ["emulator"],
+]
+_IDS = r"1000\d{4}|@example\.com|555\d{7}"
+
+on_every_name = pytest.mark.parametrize("name", ["points", "rewards", "purchases"])
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The JSON Lines on standard output; anything else there is an error."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def refused(self, code: int, sentence: str) -> bool:
+        """Whether it ended so: nothing printed, and one sentence that matches."""
+        return (code, "") == (self.code, self.out) and bool(
+            re.fullmatch(f"crowdtwist: {sentence}\n", self.err)
+        )
+
+
+Command = Callable[..., Ended]
+
+
+def checked(ended: Ended) -> Ended:
+    """What holds for every command: no traceback, no key, and no member's id on standard error."""
+    assert "Traceback" not in ended.err
+    assert not re.search(_IDS, ended.err), ended.err
+    assert not leaks(ended.out + ended.err)
+    return ended
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start from an environment that names no account."""
+    for name in os.environ:
+        if name.startswith("CROWDTWIST_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_PROXY", "*")
+
+
+@pytest.fixture
+def crowdtwist(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process."""
+
+    def run(*arguments: object) -> Ended:
+        code = main([str(argument) for argument in arguments])
+        return checked(Ended(code, *capsys.readouterr()))
+
+    return run
+
+
+@pytest.fixture
+def emulator(monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """What `--emulator` asks."""
+    made = Emulator(members=MEMBERS, api_key=KEY)
+    monkeypatch.setattr("crowdtwist_async.cli._connect.Emulator", lambda members: made)
+    return made
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """What a command without `--emulator` asks, over a socket, with the right key."""
+    made = Emulator(members=MEMBERS, api_key=KEY)
+    with EmulatorServer(made) as running:
+        monkeypatch.setenv("CROWDTWIST_API_URL", running.url)
+        monkeypatch.setenv("CROWDTWIST_POS_URL", running.url)
+        monkeypatch.setenv("CROWDTWIST_API_KEY", KEY)
+        yield made
+
+
+@pytest.fixture
+def ids(tmp_path: Path) -> Path:
+    """A file with the ids of all members."""
+    path = tmp_path / "ids.txt"
+    path.write_text("\n".join(Emulator(members=MEMBERS).member_ids()))
+    return path
+
+
+def count_of(emulator: Emulator, name: str, user: str = USER) -> int:
+    """How many rows one member has."""
+    if name == "points":
+        return 1
+    return emulator.rewards_of(user) if name == "rewards" else emulator.purchases_of(user)
+
+
+def count_of_all(emulator: Emulator, name: str) -> int:
+    """How many rows all members have."""
+    return sum(count_of(emulator, name, user) for user in emulator.member_ids())
+
+
+def python_m(*arguments: object) -> list[str]:
+    """The same command in a process of its own, which takes warnings for errors."""
+    module = ["-W", "error", "-m", "crowdtwist_async"]
+    return [sys.executable, *module, *[str(argument) for argument in arguments]]
+
+
+def process(*arguments: object, stdin: str = "") -> Ended:
+    """Run it to its end."""
+    done = subprocess.run(python_m(*arguments), input=stdin, capture_output=True, text=True, timeout=60)
+    return checked(Ended(done.returncode, done.stdout, done.stderr))
+
+
+# One member
+
+
+@on_every_name
+def test_one_member_is_printed_as_json_lines(crowdtwist: Command, emulator: Emulator, name: str) -> None:
+    """Every row of every page, with the reference's fields."""
+    ended = crowdtwist(name, USER, "--emulator")
+
+    assert (0, "") == (ended.code, ended.err)
+    assert [[field.name for field in fields(MODELS[name])]] * count_of(emulator, name) == [
+        list(row) for row in ended.rows
+    ]
+
+
+@on_every_name
+def test_the_real_api_is_where_the_environment_says(crowdtwist: Command, server: Emulator, name: str) -> None:
+    """The same rows, from a socket, with the key of a variable."""
+    ended = crowdtwist(name, USER)
+
+    assert (0, "", count_of(server, name)) == (ended.code, ended.err, len(ended.rows))
+    assert ended.rows == crowdtwist(name, USER, "--emulator").rows
+
+
+@on_every_name
+def test_the_key_may_be_in_a_file(
+    crowdtwist: Command,
+    server: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ids: Path,
+    name: str,
+) -> None:
+    """With the newline that an editor leaves, for single members and exports."""
+    (tmp_path / "key").write_text(KEY + "\n")
+    monkeypatch.delenv("CROWDTWIST_API_KEY")
+    monkeypatch.setenv("CROWDTWIST_API_KEY_FILE", str(tmp_path / "key"))
+
+    assert (0, count_of(server, name)) == ((one := crowdtwist(name, USER)).code, len(one.rows))
+    many = crowdtwist("export", name, "--ids", ids, "-o", "-", "--per-minute", "inf")
+    assert (0, count_of_all(server, name)) == (many.code, len(many.rows))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        pytest.param(["purchases", "--max-items", "11"], 11, id="max-purchases"),
+        pytest.param(["rewards", "--max-items", "0"], 0, id="no-rewards"),
+        pytest.param(["points", "--id-type", "mobile_phone_number", "--user", "5550000001"], 1, id="phone"),
+        pytest.param(["rewards", "--id-type", "twitter_user_id", "--user", "2000000001"], None, id="twitter"),
+        pytest.param(["purchases", "--date-end", "1999-12-31"], 0, id="dates"),
+        pytest.param(["purchases", "--user", "10000002"], 0, id="member-without-purchases"),
+    ],
+)
+def test_flags_narrow_what_is_printed(
+    crowdtwist: Command, emulator: Emulator, arguments: list[str], count: int | None
+) -> None:
+    """They are the arguments of the client's methods."""
+    user = [] if "--user" in arguments else [USER]
+
+    ended = crowdtwist(*arguments, *user, "--emulator")
+
+    assert (0, emulator.rewards_of(USER) if count is None else count) == (ended.code, len(ended.rows))
+
+
+def test_sold_out_rewards_are_printed_when_wanted(crowdtwist: Command, emulator: Emulator) -> None:
+    """By default the API leaves them out."""
+    ended = crowdtwist("rewards", USER, "--emulator", "--include-soldout")
+
+    assert emulator.rewards_of(USER, include_soldout=True) == len(ended.rows) > emulator.rewards_of(USER)
+
+
+@pytest.mark.parametrize(("members", "code"), [(2, 0), (1, 1)])
+def test_members_size_the_emulator(crowdtwist: Command, members: int, code: int) -> None:
+    """The second member of one is unknown."""
+    assert code == crowdtwist("points", USER, "--emulator", "--members", members).code
+
+
+def test_rows_are_printed_as_they_come(crowdtwist: Command, emulator: Emulator) -> None:
+    """What came before a failure is there, and the exit code says that it is not all."""
+    emulator.script(None, None, Fault.status(500, reason="not_configured"))
+
+    ended = crowdtwist("purchases", USER, "--emulator")
+
+    assert (1, 20) == (ended.code, len(ended.rows))
+    assert re.fullmatch(
+        r"crowdtwist: 500 not_configured: Emulated fault\. \(user_purchases at .*\)\n", ended.err
+    )
+
+
+# Exports
+
+
+@on_every_name
+@pytest.mark.parametrize("target", ["out.jsonl", "out.csv", "-"])
+@pytest.mark.parametrize("source", ["file", "standard-input", "all-of-the-emulator"])
+def test_an_export_has_every_row(
+    crowdtwist: Command,
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ids: Path,
+    name: str,
+    target: str,
+    source: str,
+) -> None:
+    """As many lines as the emulator has and says it served, whatever the format."""
+    monkeypatch.chdir(tmp_path)
+    chosen = {"file": ["--ids", ids], "standard-input": ["--ids", "-"], "all-of-the-emulator": []}[source]
+    with ids.open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        ended = crowdtwist("export", name, "--emulator", "-o", target, *chosen)
+
+    lines = ended.out.splitlines() if target == "-" else Path(target).read_text().splitlines()
+    rows: Sequence[Any] = (
+        list(csv.reader(lines))[1:] if target == "out.csv" else [json.loads(x) for x in lines]
+    )
+    served = re.search(r"The emulator served ([\d,]+) rows in ([\d,]+) requests\.\n$", ended.err)
+    told = re.search(rf"^{name}: {MEMBERS} members, ([\d,]+) rows, ([\d,]+) requests, ", ended.err)
+
+    assert served is not None
+    assert told is not None
+    assert served.groups() == told.groups()
+    assert count_of_all(emulator, name) == len(rows) == int(served[1].replace(",", ""))
+    assert 0 == ended.code
+    assert f"Written to {'standard output' if target == '-' else target}.\n" in ended.err
+    assert (target == "-") == bool(ended.out)
+
+
+@on_every_name
+def test_an_export_over_a_socket_has_every_row(
+    crowdtwist: Command, server: Emulator, tmp_path: Path, ids: Path, name: str
+) -> None:
+    """The real API gives no count of its own: the summary is what the client counted."""
+    ended = crowdtwist("export", name, "--ids", ids, "-o", tmp_path / "out.jsonl", "--per-minute", "inf")
+
+    count = count_of_all(server, name)
+    assert count == len((tmp_path / "out.jsonl").read_text().splitlines())
+    assert (0, 1) == (ended.code, len(ended.err.splitlines()))
+    assert f"{name}: {MEMBERS} members, {count:,} rows, {server.stats.requests:,} requests, " in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        pytest.param(["purchases", "--date-end", "1999-12-31"], lambda _: 0, id="dates"),
+        pytest.param(
+            ["rewards", "--include-soldout"],
+            lambda emulator: sum(emulator.rewards_of(u, include_soldout=True) for u in emulator.member_ids()),
+            id="sold-out",
+        ),
+        pytest.param(["points", "--id-type", "email"], lambda _: MEMBERS, id="email"),
+        pytest.param(
+            ["rewards", "--id-type", "username"],
+            lambda emulator: count_of_all(emulator, "rewards"),
+            id="username",
+        ),
+    ],
+)
+def test_flags_narrow_what_is_exported(
+    crowdtwist: Command, emulator: Emulator, arguments: list[str], count: Callable[[Emulator], int]
+) -> None:
+    """They are the arguments of the client's methods; the emulator's own ids are of the same type."""
+    ended = crowdtwist("export", *arguments, "--emulator", "-o", "-", "--concurrency", "3")
+
+    assert (0, count(emulator)) == (ended.code, len(ended.rows))
+
+
+def test_an_export_is_for_its_owner_alone(crowdtwist: Command, tmp_path: Path) -> None:
+    """It holds members' data."""
+    umask = os.umask(0)
+    try:
+        crowdtwist("export", "points", "--emulator", "--members", 3, "-o", tmp_path / "out.csv")
+    finally:
+        os.umask(umask)
+
+    assert 0o600 == stat.S_IMODE((tmp_path / "out.csv").stat().st_mode)
+
+
+def test_an_existing_output_is_kept(crowdtwist: Command, emulator: Emulator, tmp_path: Path) -> None:
+    """Nothing is asked for and nothing written, until it is given up by name."""
+    out = tmp_path / "out.jsonl"
+    out.write_text("precious")
+
+    refused = crowdtwist("export", "points", "--emulator", "-o", out)
+
+    assert refused.refused(2, f"{out} is there already: name another file, or give --fresh to replace it")
+    assert ("precious", 0) == (out.read_text(), emulator.stats.requests)
+    assert 0 == crowdtwist("export", "points", "--emulator", "-o", out, "--fresh").code
+    assert MEMBERS == len(out.read_text().splitlines())
+
+
+def test_unknown_ids_are_counted(crowdtwist: Command, emulator: Emulator, tmp_path: Path, ids: Path) -> None:
+    """They are a result: the export is complete."""
+    ids.write_text("5\n10000000\nnobody\n")
+
+    ended = crowdtwist("export", "points", "--emulator", "--ids", ids, "-o", tmp_path / "out.jsonl")
+
+    assert 0 == ended.code
+    assert "Retries: 0. Unknown ids: 2. Failed members: 0.\n" in ended.err
+
+
+def test_retries_are_counted(crowdtwist: Command, emulator: Emulator) -> None:
+    """They cost requests of the program's budget."""
+    emulator.script(Fault.status(503, retry_after=0), Fault.status(429, retry_after=0))
+
+    ended = crowdtwist("export", "points", "--emulator", "-o", "-")
+
+    assert (0, MEMBERS) == (ended.code, len(ended.rows))
+    assert "Retries: 2. Unknown ids: 0. Failed members: 0.\n" in ended.err
+
+
+def test_failed_members_are_told_by_reason(
+    crowdtwist: Command, emulator: Emulator, tmp_path: Path, ids: Path
+) -> None:
+    """The export takes its place without them, and the exit code is 3; no reason names a member."""
+    ids.write_text("10000000\na\x01b\n10000001\n..\nc\x02d\n10000002\n")
+    body = json.dumps({"reason": "odd", "message": "10000001 is odd"}).encode()
+    emulator.script(Fault.status(400, body=body, user="10000001"))
+
+    ended = crowdtwist("export", "points", "--emulator", "--ids", ids, "-o", tmp_path / "out.jsonl")
+
+    assert 3 == ended.code
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert ["10000000", "10000002"] == sorted(row["requested_id"] for row in rows)
+    assert "Retries: 0. Unknown ids: 0. Failed members: 4.\n" in ended.err
+    assert "  2 times: InvalidArgumentError: user_id holds a control character" in ended.err
+    assert "  1 times: BadRequestError: 400 odd: *** is odd\n" in ended.err
+
+
+def test_the_commonest_reasons_are_told(crowdtwist: Command, emulator: Emulator) -> None:
+    """A broken API must not fill the screen."""
+    emulator.script(*[Fault.status(400, reason=f"reason{number}") for number in range(MEMBERS)])
+
+    ended = crowdtwist("export", "points", "--emulator", "-o", "-")
+
+    assert (3, "", 5) == (ended.code, ended.out, ended.err.count("  1 times: BadRequestError: 400 reason"))
+
+
+def test_quiet_says_nothing(crowdtwist: Command, emulator: Emulator, tmp_path: Path, ids: Path) -> None:
+    """Neither of retries, of members that change meanwhile, nor of failures; the exit code does."""
+    ids.write_text("10000001\na\x01b\n5\n")
+    emulator.script(Fault.status(503, retry_after=0), None, Fault.drift(1))
+
+    ended = crowdtwist(
+        "export", "purchases", "--emulator", "--ids", ids, "-o", tmp_path / "out.csv", "--quiet"
+    )
+
+    assert (3, "", "") == ended
+    assert emulator.purchases_of(USER) + 1 == len((tmp_path / "out.csv").read_text().splitlines())
+
+
+def test_a_refused_key_stops_an_export(
+    crowdtwist: Command, server: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ids: Path
+) -> None:
+    """At once; what is there is named, the name itself stays free."""
+    monkeypatch.setenv("CROWDTWIST_API_KEY", "another" + KEY)
+    ids.write_text("\n".join(["10000000"] * 1000))
+    out = tmp_path / "a long name: of a [red]file[/] that no line of a terminal has room for :smile:.jsonl"
+
+    ended = crowdtwist("export", "points", "--ids", ids, "-o", out, "--per-minute", "inf")
+
+    assert 4 == ended.code
+    first, second = ended.err.splitlines()
+    assert f"The export is not complete. What it has so far is in {out}.partial." == first
+    assert second.startswith("crowdtwist: 403 invalid_auth: Invalid access credentials. (points_awaiting")
+    assert (False, True) == (out.exists(), Path(f"{out}.partial").exists())
+    assert 64 >= server.stats.requests
+
+
+@on_every_name
+def test_a_refused_key_is_told(
+    crowdtwist: Command, server: Emulator, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """By an exit code of its own, for every endpoint."""
+    monkeypatch.setenv("CROWDTWIST_API_KEY", "another" + KEY)
+
+    assert crowdtwist(name, USER).refused(4, r"403 invalid_auth: Invalid access credentials\. \(.*\)")
+
+
+def test_a_failed_export_to_standard_output_has_no_partial_file(
+    crowdtwist: Command, emulator: Emulator
+) -> None:
+    """There is nothing to name."""
+    emulator.script(None, Fault.status(403))
+
+    ended = crowdtwist("export", "points", "--emulator", "-o", "-", "--concurrency", 1)
+
+    assert (4, 1, 1) == (ended.code, len(ended.rows), len(ended.err.splitlines()))
+
+
+def test_a_full_disk_stops_an_export(
+    crowdtwist: Command, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """At the latest when the file would take its place."""
+
+    def replace(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", replace)
+    out = tmp_path / "out.jsonl"
+
+    ended = crowdtwist("export", "points", "--emulator", "-o", out)
+
+    assert (1, False) == (ended.code, out.exists())
+    assert ended.err.endswith(f"crowdtwist: {out} can't be written: No space left on device\n")
+
+
+def test_progress_is_one_line() -> None:
+    """Figures alone, before the first request too."""
+    from rich.console import Console
+
+    with _progress_line(Console(quiet=True), "points") as line:
+        line.show(Report())
+        before = str(line._status.status)
+        line.show(Report(members=1234, rows=5678, requests=6000, failed=2, seconds=60.0))
+
+    assert "points: 0 members, 0 rows, 0 requests (0/s), 0 failed" == before
+    assert "points: 1,234 members, 5,678 rows, 6,000 requests (100/s), 2 failed" == str(line._status.status)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(["nonsense"], "there is no such command: see crowdtwist --help", id="command"),
+        pytest.param(
+            ["export", USER], "there is no such command: see crowdtwist export --help", id="export-command"
+        ),
+        pytest.param(["points"], "--user is missing: see crowdtwist points --help", id="no-user"),
+        pytest.param(
+            ["points", USER, "10000002"],
+            "there are more arguments than it takes: see crowdtwist points --help",
+            id="two-users",
+        ),
+        pytest.param(
+            ["points", USER, "--bogus"],
+            "there is no flag --bogus: see crowdtwist points --help",
+            id="unknown-flag",
+        ),
+        pytest.param(
+            ["points", USER, "-1000"],
+            "there is no such flag: see crowdtwist points --help",
+            id="unknown-short-flag",
+        ),
+        pytest.param(
+            ["points", USER, "--emulator", "--emulator"],
+            "--emulator is given twice: see crowdtwist points --help",
+            id="twice",
+        ),
+        pytest.param(
+            ["points", USER, "--members", "10000000a"],
+            "the value of --members is not one that it takes: see crowdtwist points --help",
+            id="no-number",
+        ),
+        pytest.param(
+            ["points", USER, "--id-type", "username"],
+            "the value of --id-type is not one that it takes: see crowdtwist points --help",
+            id="id-type-of-another-endpoint",
+        ),
+        pytest.param(
+            ["purchases", USER, "--date-start", "yesterday"],
+            "the value of --date-start is not one that it takes: see crowdtwist purchases --help",
+            id="no-date",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator"],
+            "--output is missing: see crowdtwist export points --help",
+            id="no-output",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o"],
+            "--output is missing: see crowdtwist export points --help",
+            id="output-without-a-name",
+        ),
+        pytest.param(
+            ["export", "points", "-o", "-", "--concurrency", "many"],
+            "the value of --concurrency is not one that it takes: see crowdtwist export points --help",
+            id="concurrency",
+        ),
+        pytest.param(
+            ["points", USER], "api_key is missing: give it, or set CROWDTWIST_API_KEY or .*", id="no-key"
+        ),
+        pytest.param(
+            ["points", USER, "--members", "5"],
+            "--members sizes the emulator: give --emulator too",
+            id="members-alone",
+        ),
+        pytest.param(
+            ["points", USER, "--emulator", "--members", "0"], "--members must be 1 or more", id="no-members"
+        ),
+        pytest.param(["points", " ", "--emulator"], "user_id is empty or blank: give .*", id="blank-user"),
+        pytest.param(
+            ["rewards", USER, "--emulator", "--max-items", "-1"],
+            "max_items must be 0 or more",
+            id="max-items",
+        ),
+        pytest.param(
+            ["purchases", USER, "--emulator", "--date-start", "2026-02-01", "--date-end", "2026-01-01"],
+            "date_end is before date_start: swap them",
+            id="dates",
+        ),
+        pytest.param(
+            ["export", "purchases", "--emulator", "-o", "x.csv"]
+            + ["--date-start", "2026-02-01", "--date-end", "2026-01-01"],
+            "date_end is before date_start: swap them",
+            id="dates-of-all",
+        ),
+        pytest.param(
+            ["export", "points", "-o", "x.csv"],
+            "give --ids FILE with one member id a line, or --ids - for standard input",
+            id="no-ids",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o", "x.txt"],
+            r"x\.txt has no known format: it must end in \.jsonl or \.csv, or be -",
+            id="format",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o", "-", "--concurrency", "0"],
+            "--concurrency must be an int of 1 or more",
+            id="no-concurrency",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o", "-", "--per-minute", "0"],
+            "per_minute must be a positive number of requests, or math.inf",
+            id="no-rate",
+        ),
+        pytest.param(["emulator", "--members", "-1"], "members and rewards can't be negative", id="emulator"),
+        pytest.param(["emulator", "--fault-rate", "2"], "fault_rate must be from 0 to 1", id="fault-rate"),
+        pytest.param(
+            ["emulator", "--port", "65536"],
+            "--port must be from 0 to 65535; 0 takes a free one",
+            id="port-too-high",
+        ),
+        pytest.param(
+            ["emulator", "--port", "-1"],
+            "--port must be from 0 to 65535; 0 takes a free one",
+            id="port-too-low",
+        ),
+    ],
+)
+def test_what_can_not_work_is_refused(
+    crowdtwist: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    """One sentence says what to do instead; it repeats no value, which may be an id. No file is left."""
+    monkeypatch.chdir(tmp_path)
+
+    ended = crowdtwist(*arguments)
+
+    assert ended.refused(2, sentence), ended
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        pytest.param("CLIENT_ID", "20a", "client_id must be the digits .*", id="client-id"),
+        pytest.param("ENVIRONMENT", "SB", "environment must be a host prefix: .*", id="environment"),
+        pytest.param("POS_URL", "http://example.com", "pos_url must be https; .*", id="url"),
+        pytest.param("PER_MINUTE", "many", "CROWDTWIST_PER_MINUTE must be a number .*", id="rate"),
+        pytest.param("API_KEY_FILE", "x", "set CROWDTWIST_API_KEY or .*, not both", id="two-keys"),
+        pytest.param("API_KEY", "with space " + KEY, "api_key holds a space, .*", id="key"),
+    ],
+)
+def test_settings_that_can_not_work_are_refused(
+    crowdtwist: Command,
+    server: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    sentence: str,
+) -> None:
+    """Before any request, for single members and exports."""
+    monkeypatch.setenv(f"CROWDTWIST_{name}", value)
+
+    for arguments in (["points", USER], ["export", "points", "--ids", "ids.txt", "-o", "-"]):
+        assert crowdtwist(*arguments).refused(2, sentence)
+    assert 0 == server.stats.requests
+
+
+def test_a_key_file_that_is_missing_is_told(crowdtwist: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its variable: the path may be a secret too."""
+    monkeypatch.setenv("CROWDTWIST_API_KEY_FILE", "missing.key")
+
+    assert crowdtwist("points", USER).refused(2, "CROWDTWIST_API_KEY_FILE can't be read: No such file or .*")
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "."])
+def test_ids_that_can_not_be_read_are_told(crowdtwist: Command, tmp_path: Path, name: str) -> None:
+    """The output's name stays free."""
+    out = tmp_path / "out.jsonl"
+
+    ended = crowdtwist("export", "points", "--emulator", "--ids", tmp_path / name, "-o", out)
+
+    assert (2, False) == (ended.code, out.exists())
+    assert ended.err.splitlines()[-1].startswith(f"crowdtwist: the ids in {tmp_path / name} can't be read: ")
+
+
+def test_an_unknown_member_is_told(crowdtwist: Command) -> None:
+    """In the API's own words, without the id."""
+    ended = crowdtwist("purchases", "19999999", "--emulator")
+
+    assert ended.refused(1, r"404 user_not_found: User does not exist \(user_purchases at localhost, 1 .*\)")
+
+
+def test_a_missing_folder_is_told(crowdtwist: Command, emulator: Emulator, tmp_path: Path) -> None:
+    """Before the first request."""
+    out = tmp_path / "missing" / "out.jsonl"
+
+    ended = crowdtwist("export", "points", "--emulator", "-o", out)
+
+    assert ended.refused(1, f"{out} can't be written: No such file or directory")
+    assert 0 == emulator.stats.requests
+
+
+# The key
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "crowdtwist")
+def test_no_flag_takes_a_key(crowdtwist: Command, command: list[str]) -> None:
+    """It would stand in the shell's history, and in every list of processes."""
+    ended = crowdtwist(*command, "--help")
+
+    assert (0, "") == (ended.code, ended.err)
+    assert not re.search(r"--\S*(key|secret|token|password)", ended.out, re.IGNORECASE)
+    assert ended.out.startswith(f"Usage: crowdtwist {' '.join(command)}".rstrip())
+
+
+@pytest.mark.parametrize("flag", ["--api-key", "--key", "-k", "--token"])
+@pytest.mark.parametrize("joined", [False, True], ids=["apart", "joined"])
+@pytest.mark.parametrize(
+    "command",
+    [["points", USER], ["rewards", USER], ["purchases", USER], ["export", "points", "-o", "-"], ["emulator"]],
+    ids=lambda command: " ".join(command),
+)
+def test_a_key_on_the_command_line_is_refused(
+    crowdtwist: Command, command: list[str], flag: str, joined: bool
+) -> None:
+    """And not repeated."""
+    ended = crowdtwist(*command, *([f"{flag}={KEY}"] if joined else [flag, KEY]))
+
+    assert (2, "") == (ended.code, ended.out)
+    assert re.fullmatch(r"crowdtwist: there (is|are) .*: see crowdtwist .* --help\n", ended.err)
+
+
+def test_a_server_that_echoes_everything_tells_no_key(crowdtwist: Command, server: Emulator) -> None:
+    """Neither in a row nor in an error, and no id either."""
+    echo = json.dumps({"error": {"errors": [{"reason": KEY, "message": f"{USER} with {KEY}"}]}}).encode()
+    server.script(None, Fault.status(400, body=echo))
+
+    ended = crowdtwist("purchases", USER)
+
+    assert (1, 10) == (ended.code, len(ended.rows))
+    assert "***" in ended.err
+
+
+# Standard output
+
+
+class FailingStdout:
+    """A standard output that can't be written."""
+
+    def write(self, _: str) -> int:
+        """Fail as a full disk does."""
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("stdout", "sentence"),
+    [
+        pytest.param(FailingStdout(), "standard output can't be written: No space left on device", id="full"),
+        pytest.param(None, "standard output is closed: open it, or send it to a file", id="closed"),
+    ],
+)
+def test_a_member_that_can_not_be_printed_is_told(
+    crowdtwist: Command, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, stdout: Any, sentence: str
+) -> None:
+    """On standard error, which is another file."""
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stdout)
+        ended = crowdtwist("purchases", USER, "--emulator")
+
+    assert ended.refused(1, sentence)
+
+
+@pytest.mark.parametrize("arguments", [["purchases", USER], ["export", "purchases", "-o", "-"]], ids="-".join)
+def test_a_reader_that_leaves_is_no_error(
+    capfd: pytest.CaptureFixture[str],
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    """`| head -1` has what it wanted: nothing is said, and nothing fails at the interpreter's end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", pipe)
+        code = main([*arguments, "--emulator"])
+        pipe.write("what the interpreter still had to flush")
+
+    assert (1, "") == (code, capfd.readouterr().err)
+
+
+def test_a_closed_pipe_ends_the_process() -> None:
+    """Also at its real end."""
+    command = python_m("purchases", USER, "--emulator")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        said = running.stderr.read()
+
+    assert (1, "") == (running.returncode, said)
+
+
+def test_standard_output_holds_rows_alone(ids: Path) -> None:
+    """What there is to say goes to standard error."""
+    emulator = Emulator(members=MEMBERS)
+
+    ended = process("export", "purchases", "--emulator", "--ids", "-", "-o", "-", stdin=ids.read_text())
+
+    assert (0, count_of_all(emulator, "purchases")) == (ended.code, len(ended.rows))
+    assert 2 == len(ended.err.splitlines())
+
+
+def test_quiet_holds_for_the_logs_too(server: Emulator, ids: Path) -> None:
+    """A process without logging set up would print warnings of retries."""
+    server.script(Fault.status(503, retry_after="0.01"), Fault.reset())
+
+    ended = process("export", "points", "--ids", ids, "-o", "-", "--quiet", "--per-minute", "inf")
+
+    assert (0, MEMBERS, "") == (ended.code, len(ended.rows), ended.err)
+
+
+def test_standard_input_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """As a file is, in any locale."""
+    done = subprocess.run(
+        python_m("export", "points", "--emulator", "--ids", "-", "-o", tmp_path / "out.jsonl"),
+        input=b"10000000\n\xff\n",
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        timeout=60,
+    )
+
+    assert 2 == done.returncode
+    assert done.stderr.endswith(
+        b"crowdtwist: the ids on standard input can't be read: they are no UTF-8 text\n"
+    )
+
+
+# Interruptions
+
+
+def test_an_interruption_is_told(crowdtwist: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a word, and the exit code that shells give it."""
+
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crowdtwist_async.cli._app.run", interrupt)
+
+    assert crowdtwist("points", USER).refused(130, "interrupted")
+
+
+def _started_export(*arguments: object) -> subprocess.Popen[str]:
+    """An export that has the first of its ids, and waits for more."""
+    running = subprocess.Popen(
+        python_m("export", "points", "--ids", "-", *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdin is not None
+    running.stdin.write(f"{USER}\n")
+    running.stdin.flush()
+    return running
+
+
+def _ended(running: subprocess.Popen[str]) -> Ended:
+    """How it ends, while its standard input stays open."""
+    with running:
+        try:
+            running.wait(30)
+        finally:
+            running.kill()
+        assert running.stdout is not None
+        assert running.stderr is not None
+        return checked(Ended(running.returncode, running.stdout.read(), running.stderr.read()))
+
+
+def test_an_interrupted_export_leaves_its_part(server: Emulator, tmp_path: Path) -> None:
+    """It ends at once, though its ids come from a terminal that says nothing, and says where its rows are."""
+    out = tmp_path / "out.jsonl"
+    running = _started_export("-o", out)
+    while not server.stats.rows:
+        time.sleep(0.01)
+
+    running.send_signal(signal.SIGINT)
+    ended = _ended(running)
+
+    said = f"The export is not complete. What it has so far is in {out}.partial.\ncrowdtwist: interrupted\n"
+    assert (130, "", said) == ended
+    assert ["out.jsonl.partial"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_refused_key_does_not_wait_for_ids(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other member would fare better."""
+    monkeypatch.setenv("CROWDTWIST_API_KEY", "another" + KEY)
+
+    ended = _ended(_started_export("-o", "-"))
+
+    assert ended.refused(4, r"403 invalid_auth: Invalid access credentials\. \(.*\)")
+
+
+def test_the_emulator_serves_until_it_is_interrupted() -> None:
+    """On a free port, which it names with what to set; the key in it is no secret."""
+    command = python_m("emulator", "--port", "0", "--members", "3")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        said = "".join(running.stderr.readline() for _ in range(3))
+        variables = dict(re.findall(r"(CROWDTWIST_\w+)=(\S+)", said))
+        header = {"X-CT-Authorization": f"CTApiKey {variables['CROWDTWIST_API_KEY']}"}
+        url = variables["CROWDTWIST_POS_URL"]
+        got = httpx.get(f"{url}/users/10000000/purchases", headers=header, trust_env=False)
+        environment = {**os.environ, **variables}
+        asked = subprocess.run(
+            python_m(*said.splitlines()[-1].split()[1:]), env=environment, capture_output=True, text=True
+        )
+        running.send_signal(signal.SIGINT)
+        rest = running.communicate(timeout=30)
+
+    assert (200, 0, "") == (got.status_code, asked.returncode, asked.stderr)
+    assert got.json()["paging"]["total"] == len(asked.stdout.splitlines())
+    assert (0, ("", "")) == (running.returncode, rest)
+
+
+def test_the_emulator_gets_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it is given."""
+    made: list[dict[str, Any]] = []
+    served: list[tuple[object, ...]] = []
+
+    def make(**options: Any) -> Emulator:
+        made.append(options)
+        return Emulator(**options)
+
+    monkeypatch.setattr("crowdtwist_async.cli._app.Emulator", make)
+    monkeypatch.setattr("crowdtwist_async.cli._serve.serve", lambda *arguments: served.append(arguments[1:3]))
+    flags = "--host ::1 --port 1234 --members 7 --seed 3 --fault-rate 0.5 --per-minute 60"
+
+    assert 0 == main(["emulator", *flags.split()])
+    assert [{"members": 7, "seed": 3, "fault_rate": 0.5, "per_minute": 60}] == made
+    assert [("::1", 1234)] == served
+
+
+def test_a_taken_port_is_told(crowdtwist: Command) -> None:
+    """With the system's reason."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = crowdtwist("emulator", "--port", port)
+
+    assert ended.refused(
+        2, rf"the emulator can't listen on 127\.0\.0\.1 port {port}: Address already in use.*"
+    )
+
+
+def test_the_emulator_says_how_to_ask_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines to paste."""
+
+    def serve(_: Emulator, host: str, port: int, announce: Callable[[str], object]) -> None:
+        announce(f"http://{host}:{port}")
+
+    monkeypatch.setattr("crowdtwist_async.cli._serve.serve", serve)
+
+    assert 0 == main(["emulator"])
+    url = "http://127.0.0.1:8777"
+    expected = (
+        f"The emulator listens on {url}. To ask it:\n"
+        f"  export CROWDTWIST_API_URL={url} CROWDTWIST_POS_URL={url} CROWDTWIST_API_KEY=emulator-key\n"
+        "  crowdtwist purchases 10000000\n"
+    )
+    assert ("", expected) == capsys.readouterr()
+
+
+# The rate
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "usual", "expected"),
+    [
+        pytest.param(None, None, None, 9_700, id="client"),
+        pytest.param(None, None, 5_000, 5_000, id="export"),
+        pytest.param(None, "700", 5_000, 700, id="environment"),
+        pytest.param(60.0, "700", 5_000, 60, id="flag"),
+    ],
+)
+def test_the_rate_is_the_nearest_that_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+    flag: float | None,
+    variable: str | None,
+    usual: float | None,
+    expected: float,
+) -> None:
+    """A flag before the environment, that before the export's usual rate, half of the contract's."""
+    monkeypatch.setenv("CROWDTWIST_API_KEY", KEY)
+    monkeypatch.setenv("CROWDTWIST_PER_MINUTE", variable or "")
+
+    client = Connection(per_minute=flag).client(None, usual)
+
+    assert expected == getattr(client._session._budget, "per_minute", None)
+
+
+@pytest.mark.parametrize(("flag", "expected"), [(None, float("inf")), (60.0, 60.0)])
+def test_the_emulator_is_not_paced_unless_told(flag: float | None, expected: float) -> None:
+    """It has nobody to share with."""
+    connection = Connection(emulated=True, per_minute=flag)
+    emulator = connection.make_emulator()
+
+    assert emulator is not None
+    assert expected == getattr(connection.client(emulator, 5_000)._session._budget, "per_minute", None)
+
+
+# The command itself
+
+
+def test_it_tells_its_version(crowdtwist: Command) -> None:
+    """And nothing else."""
+    assert (0, f"{__version__}\n", "") == crowdtwist("--version")
+
+
+def test_without_a_command_it_helps(crowdtwist: Command) -> None:
+    """All commands are listed."""
+    ended = crowdtwist()
+
+    assert 0 == ended.code
+    assert all(f" {name} " in ended.out for name in ("points", "rewards", "purchases", "export", "emulator"))
+
+
+def test_arguments_come_from_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where none are given to `main`."""
+    monkeypatch.setattr(sys, "argv", ["crowdtwist", "--version"])
+
+    assert (0, f"{__version__}\n") == (main(), capsys.readouterr().out)
+
+
+def _without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Let the import of a package fail, as where it is not installed."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] == package or name.startswith(
+            ("crowdtwist_async.cli.", "crowdtwist_async.emulator")
+        ):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+
+
+@pytest.mark.parametrize("package", ["cyclopts", "uvicorn", "rich"])
+def test_a_missing_extra_is_named(crowdtwist: Command, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """With the line that installs it."""
+    _without(monkeypatch, package)
+
+    ended = crowdtwist("points", USER, "--emulator")
+
+    assert ended.refused(2, r"the command needs more packages: pip install 'crowdtwist-async\[cli\]'")
+
+
+def test_another_import_error_is_not_explained_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken installation is not cured by the extra."""
+    _without(monkeypatch, "msgspec")
+
+    with pytest.raises(ImportError, match="msgspec"):
+        main(["points", USER, "--emulator"])
+
+
+def test_the_exit_codes_are_the_documented_ones() -> None:
+    """Scripts depend on them."""
+    names = "COMPLETE FAILED USAGE COMPLETE_WITH_FAILURES AUTHENTICATION INTERRUPTED".split()
+
+    assert [0, 1, 2, 3, 4, 130] == [getattr(crowdtwist_async.cli, name) for name in names]

@@ -1,0 +1,84 @@
+"""
+What the environment says of connections, and OpenTelemetry's silence on the wire.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from conftest import KEY, leaks
+from opentelemetry import trace
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from wire import PAGE, WireServer, reply
+
+from crowdtwist_async import CrowdTwistClient
+from crowdtwist_async.transports._environment import no_wire_spans, proxy_for
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    """What an instrumented httpx exports."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    instrumentor = HTTPXClientInstrumentor()
+    instrumentor.instrument(tracer_provider=provider)
+    yield exporter
+    instrumentor.uninstrument()
+
+
+@pytest.mark.anyio
+async def test_an_instrumented_httpx_sees_nothing_of_ours(spans: InMemorySpanExporter) -> None:
+    """The URL with the key is in no span, on the default transport and on an injected client."""
+    with WireServer(reply(PAGE)) as server:
+        urls: dict[str, Any] = {"api_key": KEY, "api_url": server.url, "pos_url": server.url}
+        async with httpx.AsyncClient() as injected:
+            async with (
+                CrowdTwistClient(**urls) as client,
+                CrowdTwistClient(**urls, http_client=injected) as other,
+            ):
+                await client.user_rewards("7")
+                await other.user_rewards("7")
+            assert () == spans.get_finished_spans()
+            await injected.get(f"{server.url}/mine")
+    [mine] = spans.get_finished_spans()
+    assert not leaks(f"{mine.name}{mine.attributes}")
+
+
+def test_without_opentelemetry_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that has not imported it pays nothing."""
+    monkeypatch.delitem(sys.modules, "opentelemetry.context")
+    with no_wire_spans():
+        assert not trace.get_current_span().is_recording()
+
+
+@pytest.mark.parametrize(
+    ("variables", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://proxy.test:3128"}, "http://proxy.test:3128"),
+        ({"https_proxy": "http://proxy.test:3128"}, "http://proxy.test:3128"),
+        ({"HTTPS_PROXY": "proxy.test:3128"}, "http://proxy.test:3128"),
+        ({"ALL_PROXY": "http://proxy.test:3128"}, "http://proxy.test:3128"),
+        ({"HTTPS_PROXY": "http://proxy.test:3128", "NO_PROXY": "crowdtwist.com"}, None),
+        ({"HTTPS_PROXY": "http://proxy.test:3128", "NO_PROXY": "*"}, None),
+        ({"HTTP_PROXY": "http://proxy.test:3128"}, None),
+    ],
+    ids=["none", "upper", "lower", "no scheme", "all", "excepted", "all excepted", "other scheme"],
+)
+def test_proxies(variables: dict[str, str], proxy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual variables decide, by the usual rules."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert proxy == proxy_for("https://pos201.crowdtwist.com")
+    assert proxy_for("http://127.0.0.1:8777") is None

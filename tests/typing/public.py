@@ -1,0 +1,57 @@
+"""
+The types that users see, checked by mypy and pyright; nothing here is run.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import assert_type
+
+from crowdtwist_async import (
+    Budget,
+    CrowdTwistClient,
+    HttpxTransport,
+    Page,
+    Pager,
+    PointsAwaitingFulfillment,
+    Purchase,
+    RateBudget,
+    Reward,
+    Transport,
+)
+
+
+async def calls(client: CrowdTwistClient) -> None:
+    """The coroutines."""
+    assert_type(await client.points_awaiting_fulfillment("1"), PointsAwaitingFulfillment)
+    rewards = await client.user_rewards("1", id_type="email", page=1, page_size=10, include_soldout=True)
+    assert_type(rewards, Page[Reward])
+    assert_type(rewards.items, tuple[Reward, ...])
+    assert_type(rewards.total, int | None)
+    assert_type(rewards.items[0].date_end, datetime | None)
+    assert_type(rewards.items[0].is_enabled, bool)
+    assert_type(await client.user_purchases("1"), Page[Purchase])
+
+
+async def walks(client: CrowdTwistClient) -> None:
+    """The iterators."""
+    pager = client.iter_user_purchases("1", date_start="2026-01-01", reverse=True)
+    assert_type(pager, Pager[Purchase])
+    async for purchase in pager:
+        assert_type(purchase, Purchase)
+    async for page in pager.pages():
+        assert_type(page, Page[Purchase])
+    assert_type(await pager.collect(), list[Purchase])
+    assert_type(await client.iter_user_rewards("1").first(), Reward | None)
+    assert_type(pager.cursor, str)
+
+
+async def views() -> None:
+    """Entering, views, and the protocols."""
+    budget: Budget = RateBudget(per_minute=100)
+    transport: Transport = HttpxTransport()
+    async with CrowdTwistClient(api_key="k", budget=budget, transport=transport) as client:
+        assert_type(client, CrowdTwistClient)
+        assert_type(client.with_options(deadline=None), CrowdTwistClient)
+        assert_type(client.with_options(deadline=3, timeout=1), CrowdTwistClient)
+    assert_type(CrowdTwistClient.from_env(client_id=201), CrowdTwistClient)
