@@ -226,10 +226,10 @@ def test_another_event_loop_is_refused() -> None:
         first.run(client.__aenter__())
         with asyncio.Runner() as second:
             with pytest.raises(ClientClosedError, match="another event loop"):
-                second.run(client.points_awaiting_fulfillment("7"))  # type: ignore[arg-type]  # a coroutine
+                second.run(client.points_awaiting_fulfillment("7"))
             with pytest.raises(ClientClosedError, match="another event loop"):
-                second.run(client.aclose())  # type: ignore[arg-type]  # a coroutine
-        first.run(client.aclose())  # type: ignore[arg-type]  # a coroutine
+                second.run(client.aclose())
+        first.run(client.aclose())
 
 
 @pytest.mark.anyio
@@ -250,7 +250,9 @@ async def test_a_client_that_is_never_closed_warns() -> None:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         client._session.__del__()
-    assert ["a CrowdTwistClient was never closed"] == [str(warning.message).split(":")[0] for warning in warned]
+    assert ["a CrowdTwistClient was never closed"] == [
+        str(warning.message).split(":")[0] for warning in warned
+    ]
     await client.aclose()
     client._session.__del__()
 
@@ -381,10 +383,11 @@ def test_from_env_says_what_is_missing(case: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("_clean_environment")
 def test_a_refused_key_is_in_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a key argument nor the environment's is a local of the traceback of its refusal."""
+    monkeypatch.setenv("CROWDTWIST_API_KEY", f"{KEY}\n")
     for make in (
         lambda: CrowdTwistClient(api_key=f"{KEY} "),
         lambda: CrowdTwistClient.from_env(api_key=f"{KEY} "),
-        lambda: (monkeypatch.setenv("CROWDTWIST_API_KEY", f"{KEY}\n"), CrowdTwistClient.from_env()),
+        lambda: CrowdTwistClient.from_env(),
     ):
         with pytest.raises(ConfigurationError) as caught:
             make()
