@@ -121,6 +121,9 @@ def _base(name: str, program: tuple[str, str], url: object, argument: str) -> Ba
         port = parts.port
     except ValueError:
         raise ConfigurationError(f"{argument} is no URL") from None
+    # urlsplit drops tabs and line breaks without a word.
+    if re.search(r"[\x00-\x20\x7f]", url):
+        raise ConfigurationError(f"{argument} must look like https://host, without white space")
     if "@" in url or "?" in url or "#" in url or "\\" in url:
         raise ConfigurationError(f"{argument} must have no user, query or fragment: only https://host/path")
     host, path = parts.netloc.lower(), parts.path.rstrip("/")

@@ -5,7 +5,6 @@ What a reply means: the call's result, or one error of the tree, whichever body 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -13,7 +12,7 @@ import msgspec
 
 from crowdtwist_async._protocol import REWARDS, Call, empty_page, has_entries
 from crowdtwist_async._retry import read_retry_after
-from crowdtwist_async._secrets import Redactor, blank_keys_in_links
+from crowdtwist_async._secrets import Redactor
 from crowdtwist_async.errors import (
     APIStatusError,
     AuthenticationError,
@@ -50,7 +49,7 @@ def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistE
     """
     if 300 <= reply.status < 400:
         return _redirect_error(reply, redact)
-    body = _parsed(blank_keys_in_links(reply.body))
+    body = _parsed(redact.links(reply.body))
     unreadable = isinstance(body, DecodeError)
     if not 200 <= reply.status < 300 or (not unreadable and _is_error_envelope(body, call)):
         said = _Said() if unreadable else _Said.of(body)
@@ -185,8 +184,7 @@ def _status_error(reply: Reply, said: _Said, redact: Redactor, snippet: str | No
     error.message = message
     error.description = redact(said.description) if said.description else None
     error.system = redact(said.system) if said.system else None
-    with suppress(RecursionError):  # details that deep are nobody's
-        error.details = tuple(redact.deep(entry) for entry in said.details)
+    error.details = tuple(redact.deep(entry) for entry in said.details)
     error.retry_after = read_retry_after(reply.headers.get("retry-after"))
     is_server_error = isinstance(error, ServerError) and said.code != _NOT_CONFIGURED
     error.retryable = status in _RETRYABLE_STATUSES or is_server_error
@@ -212,9 +210,10 @@ def _error_class(status: int, code: str | None) -> type[APIStatusError]:
 
 def _snippet(body: bytes, redact: Redactor) -> str | None:
     """The beginning of a body that is no JSON; masked before it is cut, so that no half key stays."""
-    words = redact(body[:_SNIPPET_SOURCE].decode(errors="replace")).split()
-    if len(body) > _SNIPPET_SOURCE and len(words) > 1:
-        words.pop()  # reading may have ended within the key
+    text = redact(body[:_SNIPPET_SOURCE].decode(errors="replace"))
+    words = text.split()
+    if len(body) > _SNIPPET_SOURCE and words != [text]:
+        words = words[:-1]  # the cut may be within the key, and folding could bring it into view
     return " ".join(words)[:_SNIPPET_LENGTH] or None
 
 

@@ -12,6 +12,9 @@ from urllib.parse import quote, quote_plus
 
 MASK = "***"
 
+_MOST_LEVELS = 20
+"""Nesting beyond which an error's details are not kept: they must still be copied and pickled."""
+
 # A link may come with its `=`, `&` and `/` escaped by the server's JSON encoder.
 _KEY_IN_LINK = r"""(api_key(?:=|\\u003[dD]|%3[dD]))(?:[^&"'\\\s<>]|\\(?!u0026|u0022|["nrt]).)*"""
 _KEY_IN_HEADER = r"(CTApiKey[ +]|CTApiKey%20)[^\s'\",]+"
@@ -40,9 +43,7 @@ class Secret:
 
 
 def blank_keys_in_links(body: bytes) -> bytes:
-    """Empty the value of every `api_key=` in a body that is not parsed yet."""
-    if b"api_key" not in body:
-        return body
+    """Empty the value of every `api_key=` by the rules of links, whatever the key is."""
     return re.sub(_KEY_IN_LINK.encode(), rb"\1", body)
 
 
@@ -63,15 +64,26 @@ class Redactor:
             text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", MASK, text, flags=re.IGNORECASE)
         return text
 
-    def deep(self, value: Any) -> Any:
-        """Mask every text in parsed JSON, names included."""
+    def deep(self, value: Any, levels: int = _MOST_LEVELS) -> Any:
+        """Mask every text in parsed JSON, names included; what lies deeper than anyone looks is dropped."""
         if isinstance(value, str):
             return self(value)
+        if not isinstance(value, list | dict):
+            return value
+        if levels == 0:
+            return None
         if isinstance(value, list):
-            return [self.deep(entry) for entry in value]
-        if isinstance(value, dict):
-            return {self(name): self.deep(entry) for name, entry in value.items()}
-        return value
+            return [self.deep(entry, levels - 1) for entry in value]
+        return {self(name): self.deep(entry, levels - 1) for name, entry in value.items()}
+
+    def links(self, body: bytes) -> bytes:
+        """Empty the value of every `api_key=` in a body that is not parsed yet."""
+        if b"api_key" not in body:
+            return body
+        # A key may hold characters that end a link's value; its own forms are known.
+        for form in _forms(self._key.reveal()):
+            body = body.replace(b"api_key=" + form.encode(), b"api_key=")
+        return blank_keys_in_links(body)
 
 
 def _forms(text: str) -> list[str]:

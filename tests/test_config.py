@@ -352,3 +352,10 @@ def test_an_infinite_rate_is_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROWDTWIST_PER_MINUTE", "inf")
 
     assert float("inf") == settings_from_env()["per_minute"]
+
+
+@pytest.mark.parametrize("url", ["https://ho\nst.example", "https://ho\tst.example", " https://host.example"])
+def test_white_space_in_a_url_is_not_dropped_in_silence(url: str) -> None:
+    """Another host than the one that was written is never asked."""
+    with pytest.raises(ConfigurationError, match="white space"):
+        make_settings(api_key=Secret("k"), api_url=url)

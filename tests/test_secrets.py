@@ -297,3 +297,20 @@ def test_masking_ends_when_it_is_removed(name: str) -> None:
     assert [*before, redaction] == logging.getLogger(name).filters
     redaction.remove()
     assert before == logging.getLogger(name).filters
+
+
+@pytest.mark.parametrize("key", ["ab'cdef", 'ab"cdef', "ab<c>def", "ab&page=9"])
+def test_a_key_with_the_characters_that_end_a_link(key: str) -> None:
+    """The client's own key is emptied in a link, also where the server did not encode it."""
+    body = f"https://h/v2.1/rewards?api_key={key}&page=2".encode()
+    assert b"https://h/v2.1/rewards?api_key=&page=2" == Redactor(Secret(key)).links(body)
+
+
+def test_deep_details_are_cut() -> None:
+    """What lies too deep to be copied is dropped, and the rest kept."""
+    nested: list[Any] = []
+    for _ in range(500):
+        nested = [nested]
+    masked = Redactor(Secret("canary")).deep({"kept": 1, "nested": nested})
+    assert 1 == masked["kept"]
+    assert len(repr(masked)) < 100
