@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import trustme
 from conftest import KEY, leaks
 from opentelemetry import trace
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
@@ -19,7 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from wire import PAGE, WireServer, reply
 
 from crowdtwist_async import CrowdTwistClient
-from crowdtwist_async.transports._environment import no_wire_spans, proxy_for
+from crowdtwist_async.transports._environment import no_wire_spans, proxy_for, tls_context
 
 
 @pytest.fixture
@@ -82,3 +84,15 @@ def test_proxies(variables: dict[str, str], proxy: str | None, monkeypatch: pyte
         monkeypatch.setenv(name, value)
     assert proxy == proxy_for("https://pos201.crowdtwist.com")
     assert proxy_for("http://127.0.0.1:8777") is None
+
+
+@pytest.mark.parametrize("given", [None, "SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_trusted_certificates(given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's certificates replace the default ones."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "ca.pem").write_bytes(trustme.CA().cert_pem.bytes())
+    if given is not None:
+        monkeypatch.setenv(given, str(tmp_path / "ca.pem" if given == "SSL_CERT_FILE" else tmp_path))
+    loaded = len(tls_context().get_ca_certs())
+    assert {None: loaded > 50, "SSL_CERT_FILE": loaded == 1, "SSL_CERT_DIR": loaded == 0}[given]

@@ -4,11 +4,15 @@ What the environment says of connections: proxies, the certificates to trust, tr
 
 from __future__ import annotations
 
+import os
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+import httpx
 
 from crowdtwist_async._config import is_loopback
 
@@ -28,6 +32,19 @@ def proxy_for(origin: str) -> str | None:
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
+
+
+def tls_context() -> ssl.SSLContext:
+    """
+    What TLS trusts: `SSL_CERT_FILE` and `SSL_CERT_DIR`, or what httpx does by default.
+
+    Raises:
+        OSError: What the environment names can't be read.
+    """
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if file or folder:
+        return ssl.create_default_context(cafile=file or None, capath=folder or None)
+    return httpx.create_ssl_context(trust_env=False)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from crowdtwist_async.errors import (
 )
 from crowdtwist_async.transports import Reply, Request
 from crowdtwist_async.transports._body import MAX_BODY_BYTES, BodyReader
-from crowdtwist_async.transports._environment import no_wire_spans, proxy_for
+from crowdtwist_async.transports._environment import no_wire_spans, proxy_for, tls_context
 from crowdtwist_async.transports._faults import connection_error
 
 _KEEPALIVE_SECONDS = 55.0
@@ -155,7 +155,7 @@ class HttpxTransport:
         """One for all connections; reading the certificates takes some 20 ms, so a thread does it."""
         async with self._tls_lock:
             if self._tls is None:
-                self._tls = await anyio.to_thread.run_sync(httpx.create_ssl_context)
+                self._tls = await anyio.to_thread.run_sync(tls_context)
             return self._tls
 
 
