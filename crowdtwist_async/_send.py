@@ -143,8 +143,8 @@ class Sender:
                 await self._take_permit()
             if waiting.cancelled_caught:
                 return progress.deadline_passed(
-                    "waiting for a permit of the request budget: for many users at once, use fan_out,"
-                    " whose waiting is per request, or give deadline=None"
+                    "waiting for a permit of the request budget: many calls at once wait in line, so"
+                    " start fewer of them, or give deadline=None"
                 )
             return await self._attempt(call, options, progress, redact)
         finally:

@@ -35,22 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from crowdtwist_async.cli._app import run
     except ImportError as error:
-        if error.name not in ("cyclopts", "rich", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in ("cyclopts", "rich", "uvicorn"):
             raise
-        _say("the command needs more packages: pip install 'crowdtwist-async[cli]'")
+        say("the command needs more packages: pip install 'crowdtwist-async[cli]'")
         return USAGE
     logging.getLogger("crowdtwist_async").addHandler(_NO_LOG)
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read standard output has gone; the interpreter's own flush must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except CrowdTwistError as error:
-        _say(str(error))
+        say(str(error))
         return exit_code(error)
 
 
@@ -61,5 +61,6 @@ def exit_code(error: CrowdTwistError) -> int:
     return USAGE if isinstance(error, ConfigurationError | InvalidArgumentError) else FAILED
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
+    """Say a sentence on standard error."""
     print(f"crowdtwist: {sentence}", file=sys.stderr)

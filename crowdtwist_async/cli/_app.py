@@ -23,6 +23,7 @@ from cyclopts import (
 )
 
 from crowdtwist_async.__about__ import __version__
+from crowdtwist_async.cli import USAGE, say
 from crowdtwist_async.cli._calls import print_all, print_points
 from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.cli._export import ExportOptions, export
@@ -48,22 +49,19 @@ app = App(
         " CROWDTWIST_ENVIRONMENT; or give --emulator, which needs no account."
     ),
     version=__version__,
+    suppress_keyboard_interrupt=False,
 )
 exports = App(name="export", help="Export every page of many members to a file.")
 app.command(exports)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """
-    Parse and run.
-
-    Raises:
-        ConfigurationError: The arguments are not what the command takes.
-    """
+    """Parse and run; a usage error is explained on standard error."""
     try:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        raise ConfigurationError(_explained(error)) from None
+        say(_explained(error))
+        return USAGE
     return result if isinstance(result, int) else 0
 
 
@@ -82,7 +80,7 @@ def _explained(error: CycloptsError) -> str:
         case MissingArgumentError():
             problem = f"{name} is missing"
         case RepeatArgumentError():
-            problem = f"{name} is given twice"
+            problem = f"{error.token.keyword} is given twice"
         case _:
             problem = f"the value of {name} is not one that it takes"
     return f"{problem}: see {command} --help"
@@ -279,5 +277,7 @@ def emulator(
     try:
         app = Emulator(members=members, seed=seed, fault_rate=fault_rate, per_minute=per_minute)
     except ValueError as error:
-        raise ConfigurationError(str(error)) from None
-    return serve_emulator(app, host, port)
+        problem = str(error)
+    else:
+        return serve_emulator(app, host, port)
+    raise ConfigurationError(problem)

@@ -22,7 +22,7 @@ from crowdtwist_async.export.rows import plain
 async def print_points(connection: Connection, user: str, id_type: str) -> int:
     """Print one member's points."""
     async with await _client(connection) as client:
-        _print(await client.points_awaiting_fulfillment(user, id_type=id_type))
+        await _print(await client.points_awaiting_fulfillment(user, id_type=id_type))
     return 0
 
 
@@ -30,7 +30,7 @@ async def print_all(connection: Connection, pager: Callable[[CrowdTwistClient], 
     """Print everything that a walk yields."""
     async with await _client(connection) as client:
         async for item in pager(client):
-            _print(item)
+            await _print(item)
     return 0
 
 
@@ -39,12 +39,16 @@ async def _client(connection: Connection) -> CrowdTwistClient:
     return await anyio.to_thread.run_sync(connection.client, connection.make_emulator())
 
 
-def _print(item: AttrsInstance) -> None:
+async def _print(item: AttrsInstance) -> None:
     """One line, at once: whoever reads it may act on it before the last page is there."""
+    await anyio.to_thread.run_sync(_write, msgspec.json.encode(plain(item)).decode() + "\n")
+
+
+def _write(line: str) -> None:
     if sys.stdout is None:
         raise StorageError("standard output is closed: open it, or send it to a file")
     try:
-        sys.stdout.write(msgspec.json.encode(plain(item)).decode() + "\n")
+        sys.stdout.write(line)
         sys.stdout.flush()
     except BrokenPipeError:
         raise
