@@ -105,7 +105,7 @@ def crowdtwist(capsys: pytest.CaptureFixture[str]) -> Command:
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """What `--emulator` asks."""
-    made = Emulator(members=MEMBERS, api_key=KEY)
+    made = Emulator(members=MEMBERS, api_key=KEY, rewards=25)
     monkeypatch.setattr("crowdtwist_async.cli._connect.Emulator", lambda members: made)
     return made
 
@@ -113,7 +113,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Emulator:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """What a command without `--emulator` asks, over a socket, with the right key."""
-    made = Emulator(members=MEMBERS, api_key=KEY)
+    made = Emulator(members=MEMBERS, api_key=KEY, rewards=25)
     with EmulatorServer(made) as running:
         monkeypatch.setenv("CROWDTWIST_API_URL", running.url)
         monkeypatch.setenv("CROWDTWIST_POS_URL", running.url)
@@ -168,7 +168,9 @@ def test_one_member_is_printed_as_json_lines(crowdtwist: Command, emulator: Emul
 
 
 @on_every_name
-def test_the_real_api_is_where_the_environment_says(crowdtwist: Command, server: Emulator, name: str) -> None:
+def test_the_real_api_is_where_the_environment_says(
+    crowdtwist: Command, server: Emulator, emulator: Emulator, name: str
+) -> None:
     """The same rows, from a socket, with the key of a variable."""
     ended = crowdtwist(name, USER)
 
@@ -406,22 +408,19 @@ def test_quiet_says_nothing(crowdtwist: Command, emulator: Emulator, tmp_path: P
     assert emulator.purchases_of(USER) + 1 == len((tmp_path / "out.csv").read_text().splitlines())
 
 
-def test_a_refused_key_stops_an_export(
-    crowdtwist: Command, server: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ids: Path
-) -> None:
+def test_a_refused_key_stops_an_export(crowdtwist: Command, emulator: Emulator, tmp_path: Path) -> None:
     """At once; what is there is named, the name itself stays free."""
-    monkeypatch.setenv("CROWDTWIST_API_KEY", "another" + KEY)
-    ids.write_text("\n".join(["10000000"] * 1000))
+    emulator.script(None, None, Fault.status(403))
     out = tmp_path / "a long name: of a [red]file that no line of a terminal has room for :smile:.jsonl"
 
-    ended = crowdtwist("export", "points", "--ids", ids, "-o", out, "--per-minute", "inf")
+    ended = crowdtwist("export", "points", "--emulator", "-o", out, "--concurrency", 1)
 
     assert 4 == ended.code
     first, second = ended.err.splitlines()
     assert f"The export is not complete. What it has so far is in {out}.partial." == first
-    assert second.startswith("crowdtwist: 403 invalid_auth: Invalid access credentials. (points_awaiting")
-    assert (False, True) == (out.exists(), Path(f"{out}.partial").exists())
-    assert 64 >= server.stats.requests
+    assert second.startswith("crowdtwist: 403 invalid_auth: Emulated fault. (points_awaiting_fulfillment at ")
+    assert (False, 2) == (out.exists(), len(Path(f"{out}.partial").read_text().splitlines()))
+    assert 3 == emulator.stats.requests
 
 
 @on_every_name

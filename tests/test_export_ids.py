@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from crowdtwist_async import ConfigurationError
-from crowdtwist_async.export.ids import next_id, read_ids
+from crowdtwist_async.export.ids import IdReader, read_ids
 
 TEXTS = [
     pytest.param(b"1\n2\n3\n", ["1", "2", "3"], id="lines"),
@@ -118,31 +118,55 @@ def test_a_closed_standard_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.anyio
-async def test_the_next_id_comes_from_another_thread() -> None:
-    """In order, then `None`, again and again."""
-    ids = iter(["1", "2"])
-
-    assert ["1", "2", None, None] == [await next_id(ids) for _ in range(4)]
+async def test_ids_come_from_another_thread() -> None:
+    """One for each call, in order, then `None` again and again."""
+    with IdReader(["1", "2"]) as reader:
+        assert ["1", "2", None, None] == [await reader.next() for _ in range(4)]
 
 
 @pytest.mark.anyio
 async def test_an_error_of_the_ids_is_raised_as_it_is(tmp_path: Path) -> None:
     """It crosses the threads."""
-    with pytest.raises(ConfigurationError, match="can't be read: No such file or directory$"):
-        await next_id(read_ids(str(tmp_path / "missing")))
+    with IdReader(read_ids(str(tmp_path / "missing"))) as reader:
+        with pytest.raises(ConfigurationError, match="can't be read: No such file or directory$"):
+            await reader.next()
 
 
 @pytest.mark.anyio
 async def test_a_read_that_hangs_is_left_behind() -> None:
-    """Cancelling does not wait for an answer that may never come."""
+    """Leaving does not wait for an answer that may never come."""
     typed = threading.Event()
 
     def ids() -> Iterator[str]:
         typed.wait(10)
         yield "1"
 
-    with anyio.fail_after(5), anyio.move_on_after(0.02) as waiting:
-        await next_id(ids())
+    with anyio.fail_after(5), anyio.move_on_after(0.02) as waiting, IdReader(ids()) as reader:
+        await reader.next()
     typed.set()
 
     assert waiting.cancelled_caught
+
+
+def test_no_thread_is_left() -> None:
+    """Neither after the last id, nor where the event loop ended before an answer."""
+    typed = threading.Event()
+    threads = threading.active_count()
+
+    def ids() -> Iterator[str]:
+        yield "1"
+        typed.wait(10)
+        yield "2"
+
+    async def read() -> str | None:
+        with IdReader(ids()) as reader:
+            first = await reader.next()
+            with anyio.move_on_after(0.02):
+                await reader.next()
+            return first
+
+    assert "1" == anyio.run(read)
+    typed.set()
+    for thread in threading.enumerate()[threads:]:
+        thread.join(5)
+    assert threads == threading.active_count()

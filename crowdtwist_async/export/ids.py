@@ -5,11 +5,14 @@ Reading the members to export: one id a line, from a file or from what may be sl
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
-from typing import TextIO
+from types import TracebackType
+from typing import Self, TextIO
 
 import anyio
 import anyio.from_thread
@@ -37,31 +40,46 @@ def read_ids(source: str) -> Iterator[str]:
         raise ConfigurationError(f"the ids {place} can't be read: they are no UTF-8 text") from None
 
 
-async def next_id(ids: Iterator[str]) -> str | None:
+class IdReader:
     """
-    Take the next id, or `None` after the last, off the event loop.
+    Takes ids off the event loop, each when it is asked for: `with IdReader(ids) as reader`.
 
-    A cancelled call leaves its thread behind, as a read can't be interrupted. It is a daemon,
-    which anyio's worker threads are not: the interpreter doesn't wait for it either.
+    A read can't be interrupted, so leaving does not wait for one. Its thread is a daemon, which
+    anyio's worker threads are not: the interpreter doesn't wait for it either.
     """
-    token, done = current_token(), anyio.Event()
-    user_id: str | None = None
-    failure: BaseException | None = None
 
-    def read() -> None:
-        nonlocal user_id, failure
-        try:
-            user_id = next(ids, None)
-        except BaseException as error:  # noqa: BLE001 - raised below
-            failure = error
-        with suppress(RuntimeError):  # the event loop has ended, and nobody waits
-            anyio.from_thread.run_sync(done.set, token=token)
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._ids = iter(ids)
+        self._asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._next: str | None = None
+        self._failure: BaseException | None = None
 
-    Thread(target=read, daemon=True).start()
-    await done.wait()
-    if failure is not None:
-        raise failure
-    return user_id
+    def __enter__(self) -> Self:
+        Thread(target=self._read, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._asked.put(None)
+
+    async def next(self) -> str | None:
+        """The next id, or `None` after the last; one call at a time."""
+        done = anyio.Event()
+        self._asked.put(partial(anyio.from_thread.run_sync, done.set, token=current_token()))
+        await done.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._next
+
+    def _read(self) -> None:
+        while (answer := self._asked.get()) is not None:
+            try:
+                self._next = next(self._ids, None)
+            except BaseException as error:  # noqa: BLE001 - raised by `next`
+                self._failure = error
+            with suppress(RuntimeError):  # the event loop has ended, and nobody waits
+                answer()
 
 
 def _lines(source: str) -> TextIO:

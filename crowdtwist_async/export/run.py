@@ -5,7 +5,7 @@ The run: members through a few workers into one output, one member's rows at a t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import anyio
 import anyio.to_thread
@@ -20,7 +20,7 @@ from crowdtwist_async.errors import (
     UserNotFoundError,
 )
 from crowdtwist_async.export.files import Output
-from crowdtwist_async.export.ids import next_id
+from crowdtwist_async.export.ids import IdReader
 from crowdtwist_async.export.rows import Row
 from crowdtwist_async.export.source import Source
 
@@ -74,17 +74,17 @@ class Run:
             CrowdTwistError: One that every other member would meet as well.
             BrokenPipeError: Nobody reads standard output any more.
         """
-        waiting = iter(ids)
-        async with anyio.create_task_group() as workers:
-            for _ in range(concurrency):
-                workers.start_soon(self._work, waiting, progress, workers.cancel_scope)
+        with IdReader(ids) as reader:
+            async with anyio.create_task_group() as workers:
+                for _ in range(concurrency):
+                    workers.start_soon(self._work, reader, progress, workers.cancel_scope)
         self._count()
         if self._fatal is not None:
             raise self._fatal
         return self.report
 
     async def _work(
-        self, ids: Iterator[str], progress: Callable[[Report], None] | None, run: anyio.CancelScope
+        self, ids: IdReader, progress: Callable[[Report], None] | None, run: anyio.CancelScope
     ) -> None:
         try:
             while (user_id := await self._next(ids)) is not None:
@@ -96,10 +96,9 @@ class Run:
             self._fatal = error
             run.cancel()
 
-    async def _next(self, ids: Iterator[str]) -> str | None:
-        """Read one id."""
+    async def _next(self, ids: IdReader) -> str | None:
         async with self._reading:
-            return await next_id(ids)
+            return await ids.next()
 
     async def _export(self, user_id: str) -> None:
         """Export one member; what would happen to every other as well is raised."""
