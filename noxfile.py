@@ -37,7 +37,7 @@ def _install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests, in parallel and in random order, and hold the coverage: the core whole, the rest at 95 %."""
+    """Run all tests, in parallel and in random order; the core is covered whole, the rest at 95 %."""
     _install(session, "tests")
     session.run("pytest", "-q", "-n", "auto", "--cov", "--cov-report=", *session.posargs)
     session.run("coverage", "report", "--skip-covered", "--fail-under=95")
@@ -51,7 +51,8 @@ def lowest(session: nox.Session) -> None:
     session.install("-q", "-U", "pip")
     extras = PYPROJECT["project"]["optional-dependencies"]["cli"]
     wanted = [*PYPROJECT["project"]["dependencies"], *extras]
-    pins = [f"{found[1]}=={found[2]}" for line in wanted if (found := re.match(r"([\w-]+)>=([\d.]+)", line))]
+    found = [re.match(r"([\w-]+)>=([\d.]+)", line) for line in wanted]
+    pins = [f"{match[1]}=={match[2]}" for match in found if match]
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "lowest.txt")
         constraints.write_text("\n".join(pins))

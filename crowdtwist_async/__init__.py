@@ -5,6 +5,7 @@ The async client of the Oracle CrowdTwist loyalty API.
 from crowdtwist_async._budget import Budget, RateBudget
 from crowdtwist_async._pager import Pager
 from crowdtwist_async._retry import RetryPolicy
+from crowdtwist_async._send import Stats
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import (
     APIStatusError,
@@ -82,6 +83,7 @@ __all__ = [
     "Reward",
     "Segment",
     "ServerError",
+    "Stats",
     "StorageError",
     "Transport",
     "TransportError",

@@ -10,6 +10,7 @@ import re
 from datetime import date, datetime
 from typing import Any, Literal
 
+from crowdtwist_async._secrets import Secret
 from crowdtwist_async.errors import InvalidArgumentError
 from crowdtwist_async.models import IdType
 
@@ -20,26 +21,37 @@ OnDrift = Literal["warn", "raise", "ignore"]
 _ON_DRIFT: tuple[OnDrift, ...] = ("warn", "raise", "ignore")
 
 _LARGEST_PAGE = 2**63 - 1
+_LONGEST_USER_ID = 2_048
 _CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 
 
 def checked_user_id(user_id: object) -> str:
     """A user id that can stand in a path: text, or the number of a CrowdTwist id or phone."""
+    secret = Secret.of(user_id)
+    del user_id  # so that no traceback through this frame shows it
+    problem = _user_id_problem(secret)
+    if problem is not None:
+        raise InvalidArgumentError(problem)
+    return str(secret.reveal())
+
+
+def _user_id_problem(secret: Secret) -> str | None:
+    """What is wrong with a user id. Returned, not raised, so that no traceback holds this frame."""
+    user_id: object = secret.reveal()
     if type(user_id) is int:
-        user_id = str(user_id) if abs(user_id) <= _LARGEST_PAGE else ""
+        return None if abs(user_id) <= _LARGEST_PAGE else "user_id is beyond 64 bits"
     if not isinstance(user_id, str):
-        raise InvalidArgumentError(f"user_id must be a str, not {type(user_id).__name__}")
-    text = str(user_id)
-    if not text or text.isspace():
-        raise InvalidArgumentError("user_id is empty or blank: give the id of one member")
-    if text in (".", ".."):
-        raise InvalidArgumentError("user_id is '.' or '..', which would change the path")
-    if re.search(_CONTROL, text):
-        raise InvalidArgumentError("user_id holds a control character or a line break: strip it first")
-    if not _encodable(text):
-        raise InvalidArgumentError("user_id holds a lone surrogate, which UTF-8 can't encode")
-    return text
+        return f"user_id must be a str, not {type(user_id).__name__}"
+    if not user_id or user_id.isspace():
+        return "user_id is empty or blank: give the id of one member"
+    if user_id in (".", ".."):
+        return "user_id is '.' or '..', which would change the path"
+    if len(user_id) > _LONGEST_USER_ID:
+        return f"user_id is longer than any id: {_LONGEST_USER_ID} characters at most"
+    if re.search(_CONTROL, user_id):
+        return "user_id holds a control character or a line break: strip it first"
+    return None if _encodable(user_id) else "user_id holds a lone surrogate, which UTF-8 can't encode"
 
 
 def _encodable(text: str) -> bool:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from crowdtwist_async.errors import ConfigurationError
 
 _SECONDS_PER_MINUTE = 60.0
+_LEAST_PER_MINUTE = 1e-4
+_MOST_PER_MINUTE = 1e12
 
 
 class Budget(Protocol):
@@ -48,7 +50,7 @@ class RateBudget:
     ) -> None:
         self.per_minute = per_minute
         self.burst = burst
-        if not _is_positive(per_minute):
+        if not _is_rate(per_minute):
             raise ConfigurationError("per_minute must be a positive number of requests, or math.inf")
         if type(burst) is not int or burst < 1:
             raise ConfigurationError("burst must be an int of 1 or more")
@@ -74,5 +76,8 @@ class RateBudget:
         self._next = max(self._next, self._clock() + seconds + self._slack)
 
 
-def _is_positive(number: Any) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and number > 0
+def _is_rate(number: Any) -> bool:
+    """Whether a number is a rate that arithmetic can do: from one request a week, to infinity."""
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return _LEAST_PER_MINUTE <= number <= _MOST_PER_MINUTE or number == math.inf

@@ -4,7 +4,6 @@ The client's settings, normalised and refused in one place, before any request.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from ipaddress import ip_address
@@ -18,9 +17,12 @@ from crowdtwist_async._secrets import Secret
 from crowdtwist_async.errors import ConfigurationError
 
 _KEY = r"[\x21-\x7e]{1,4096}"
-_ENVIRONMENT = r"[a-z0-9]*-?"
+_ENVIRONMENT = r"[a-z0-9]{0,20}-?"
+_LONGEST = 1e9
+"""Seconds: 30 years."""
 _DIGITS = r"[0-9]{1,20}"
-_HOST = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]"
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = rf"{_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\]"
 _BASE_PATH = r"(/[A-Za-z0-9._~-]+)*"
 
 
@@ -129,7 +131,8 @@ def _base(name: str, program: tuple[str, str], url: object, argument: str) -> Ba
     host, path = parts.netloc.lower(), parts.path.rstrip("/")
     bare = host.removesuffix(f":{port}") if port is not None else host
     if (
-        not re.fullmatch(_HOST, bare)
+        port == 0
+        or not re.fullmatch(_HOST, bare)
         or not re.fullmatch(_BASE_PATH, path)
         or {".", ".."} & set(path.split("/"))
     ):
@@ -152,7 +155,7 @@ def is_loopback(host: str) -> bool:
 
 def checked_seconds(value: Any, name: str) -> float:
     """A positive number of seconds."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST:
         raise ConfigurationError(f"{name} must be a positive number of seconds")
     return float(value)
 

@@ -8,6 +8,7 @@ changes nothing: asking again repeats it.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
@@ -84,8 +85,7 @@ class PageWalk(Generic[T]):
         """
         try:
             if self._page is not None:
-                step = next_backward if self.route.reverse else next_forward
-                following = step(self._seen(self._page))
+                following = await self._following(self._page)
                 if following is None:
                     return None
                 self.position = Position(following)
@@ -96,17 +96,34 @@ class PageWalk(Generic[T]):
             return self._page
         raise located from None
 
+    async def _following(self, page: Page[T]) -> int | None:
+        seen = self._seen(page)
+        if not self.route.reverse:
+            return next_forward(seen)
+        beyond = seen.number == self.route.start.page and seen.rows == 0 and seen.number > 1
+        if beyond and seen.lower_link is None:
+            # Begun beyond the range, and no link leads back: look for the last page below.
+            return await self._last_page(below=seen.number)
+        return next_backward(seen)
+
     async def _number(self) -> int:
         if self.position.page is not None:
             return self.position.page
         return await self._last_page()
 
-    async def _last_page(self) -> int:
+    async def _last_page(self, below: float = math.inf) -> int:
         """Find where a backward walk starts: from page 1 to where the counts point, and on from there."""
         page = await self._read_ahead(1)
-        if len(page):
-            page = await self._read_ahead(self._seen(page).last_page)
-        while (following := next_forward(self._seen(page))) is not None:
+        counted = self._seen(page).counted_pages if len(page) else []
+        for last in sorted({last for last in counted if 1 < last < below}, reverse=True):
+            found = await self._read_ahead(last)
+            if len(found):
+                page = found
+                break
+            if link := self._seen(found).lower_link:
+                return link
+            below = last
+        while (following := next_forward(self._seen(page))) is not None and following < below:
             page = await self._read_ahead(following)
         return page.number
 

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from crowdtwist_async._cursor import Position
 from crowdtwist_async._page_walk import PageWalk, Route
+from crowdtwist_async.errors import CrowdTwistError
 from crowdtwist_async.models import Page
 
 T = TypeVar("T")
@@ -50,8 +51,15 @@ class Pager(Generic[T]):
 
         Returns:
             All items. The list grows with the walk: iterate to keep memory constant.
+
+        Raises:
+            CrowdTwistError: Its cursor is where the walk began, as no item was handed out.
         """
-        return [item async for item in self]
+        try:
+            return [item async for item in self]
+        except CrowdTwistError as error:
+            error.cursor = self._route.cursor(self._route.start)
+            raise
 
     async def first(self) -> T | None:
         """Return the first item, or `None`: one request, where the first page is not empty."""

@@ -26,6 +26,7 @@ from crowdtwist_async._arguments import (
 )
 from crowdtwist_async._config import Base, Settings
 from crowdtwist_async._convert import checked_object, known_names, structure, structure_list
+from crowdtwist_async._secrets import Secret
 from crowdtwist_async.errors import DecodeError
 from crowdtwist_async.models import (
     IdType,
@@ -113,7 +114,9 @@ class Call(Generic[T]):
         )
 
 
-def points_call(settings: Settings, user_id: str | int, id_type: str) -> Call[PointsAwaitingFulfillment]:
+def points_call(
+    settings: Settings, user_id: str | int | Secret, id_type: str
+) -> Call[PointsAwaitingFulfillment]:
     """`points_awaiting_fulfillment`: the id in the path, any other kind of id in the query."""
     user, kind = _checked_user(POINTS, user_id, id_type)
     parameter = _POINTS_PARAMETERS.get(kind)
@@ -130,7 +133,7 @@ def points_call(settings: Settings, user_id: str | int, id_type: str) -> Call[Po
 
 def rewards_call(
     settings: Settings,
-    user_id: str | int,
+    user_id: str | int | Secret,
     *,
     id_type: str,
     page: int | None = None,
@@ -138,9 +141,9 @@ def rewards_call(
     include_soldout: bool | None = None,
 ) -> Call[Page[Reward]]:
     """`user_rewards`."""
-    user, kind = _checked_user(REWARDS, user_id, id_type)
-    size = checked_page_size(page_size)
+    number, size = _checked_page(page), checked_page_size(page_size)
     soldout = checked_flag(include_soldout, "include_soldout")
+    user, kind = _checked_user(REWARDS, user_id, id_type)
     return Call(
         endpoint=REWARDS,
         base=settings.api,
@@ -155,14 +158,14 @@ def rewards_call(
         user_id=user,
         id_type=kind,
         decode=_read_page,
-        page=_checked_page(page),
+        page=number,
         page_size=size or MAX_PAGE_SIZE,
     )
 
 
 def purchases_call(
     settings: Settings,
-    user_id: str | int,
+    user_id: str | int | Secret,
     *,
     id_type: str,
     page: int | None = None,
@@ -170,8 +173,8 @@ def purchases_call(
     date_end: date | str | None = None,
 ) -> Call[Page[Purchase]]:
     """`user_purchases`."""
+    number, (start, end) = _checked_page(page), checked_dates(date_start, date_end)
     user, kind = _checked_user(PURCHASES, user_id, id_type)
-    start, end = checked_dates(date_start, date_end)
     return Call(
         endpoint=PURCHASES,
         base=settings.pos,
@@ -186,7 +189,7 @@ def purchases_call(
         user_id=user,
         id_type=kind,
         decode=_read_page,
-        page=_checked_page(page),
+        page=number,
     )
 
 
@@ -197,6 +200,7 @@ def page_in_link(link: str | None) -> int | None:
 
 
 def _checked_user(endpoint: Endpoint, user_id: object, id_type: object) -> tuple[str, IdType]:
+    """The last of a call's checks: no error after it shows the id in its traceback."""
     kind = checked_id_type(id_type, endpoint.id_types, endpoint.name)
     return checked_user_id(user_id), kind
 

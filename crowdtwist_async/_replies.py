@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
+from attrs import evolve
 
 from crowdtwist_async._protocol import REWARDS, Call, empty_page, has_entries
 from crowdtwist_async._retry import read_retry_after
@@ -35,7 +36,13 @@ _INTERNAL_ERROR = "internal_error"
 _NOT_CONFIGURED = "not_configured"
 # Codes that decide something are kept as they are; the key could be a part of any other text.
 _DECIDING_CODES = _USER_NOT_FOUND | {_NO_DATA, _INVALID_AUTH, _INTERNAL_ERROR, _NOT_CONFIGURED}
+_NO_DATA_STATUSES = frozenset({200, 400, 404})
 _RETRYABLE_STATUSES = frozenset({408, 425, 429})
+_LARGEST_ERROR = 65_536
+"""Bytes of an error's body that are looked at: masking more would block the event loop."""
+_LONGEST_TEXT = 2_000
+"""Characters of an error's message that are kept."""
+_MOST_DETAILS = 50
 _SNIPPET_LENGTH = 200
 _SNIPPET_SOURCE = 4096
 _BOM = b"\xef\xbb\xbf"
@@ -47,13 +54,15 @@ def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistE
 
     `no_data` on the rewards endpoint is an empty page: the client offers no rewards.
     """
+    if reply.status >= 400 and len(reply.body) > _LARGEST_ERROR:
+        reply = evolve(reply, body=reply.body[:_LARGEST_ERROR])
     if 300 <= reply.status < 400:
         return _redirect_error(reply, redact)
     body = _parsed(redact.links(reply.body))
     unreadable = isinstance(body, DecodeError)
     if not 200 <= reply.status < 300 or (not unreadable and _is_error_envelope(body, call)):
         said = _Said() if unreadable else _Said.of(body)
-        if call.endpoint is REWARDS and said.code == _NO_DATA:
+        if call.endpoint is REWARDS and said.code == _NO_DATA and reply.status in _NO_DATA_STATUSES:
             return cast("T", empty_page(call, body))
         return _status_error(reply, said, redact, _snippet(reply.body, redact) if unreadable else None)
     if isinstance(body, DecodeError):
@@ -175,20 +184,26 @@ def _status_error(reply: Reply, said: _Said, redact: Redactor, snippet: str | No
         if said.code in _DECIDING_CODES or said.code is None
         else redact(said.code)[:_SNIPPET_LENGTH]
     )
-    message = redact(said.message) if said.message else snippet
+    message = _masked(said.message, redact) or snippet
     error = _error_class(status, said.code)(
         ": ".join(filter(None, (f"{reply.status} {code or ''}".rstrip(), message)))
     )
     error.status = reply.status
     error.code = code
     error.message = message
-    error.description = redact(said.description) if said.description else None
-    error.system = redact(said.system) if said.system else None
-    error.details = tuple(redact.deep(entry) for entry in said.details)
+    error.description = _masked(said.description, redact)
+    error.system = _masked(said.system, redact)
+    if len(reply.body) <= _LARGEST_ERROR:
+        error.details = tuple(redact.deep(entry) for entry in said.details[:_MOST_DETAILS])
     error.retry_after = read_retry_after(reply.headers.get("retry-after"))
     is_server_error = isinstance(error, ServerError) and said.code != _NOT_CONFIGURED
     error.retryable = status in _RETRYABLE_STATUSES or is_server_error
     return error
+
+
+def _masked(text: str | None, redact: Redactor) -> str | None:
+    """A text of the server's; masked before it is cut, so that no half key stays."""
+    return redact(text[:_LARGEST_ERROR])[:_LONGEST_TEXT] if text else None
 
 
 def _error_class(status: int, code: str | None) -> type[APIStatusError]:

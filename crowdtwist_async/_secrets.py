@@ -12,6 +12,8 @@ from urllib.parse import quote, quote_plus
 
 MASK = "***"
 
+_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
+_LEAST_PHONE_DIGITS = 7
 _MOST_LEVELS = 20
 """Nesting beyond which an error's details are not kept: they must still be copied and pickled."""
 
@@ -59,9 +61,8 @@ class Redactor:
         text = re.sub(_KEY_IN_HEADER, rf"\1{MASK}", re.sub(_KEY_IN_LINK, r"\1", text))
         for form in _forms(self._key.reveal()):
             text = text.replace(form, MASK)
-        for form in [form for other in self._others for form in _forms(other)]:
-            # Whole words only: a short id would shred every number in the text.
-            text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", MASK, text, flags=re.IGNORECASE)
+        for form in [form for other in self._others for form in _echoes(other)]:
+            text = re.sub(_whole(form), MASK, text, flags=re.IGNORECASE)
         return text
 
     def deep(self, value: Any, levels: int = _MOST_LEVELS) -> Any:
@@ -88,10 +89,23 @@ class Redactor:
 
 def _forms(text: str) -> list[str]:
     """The ways in which a server may echo a text, the longest first."""
-    encoded = {quote(text, safe=""), quote_plus(text), quote(text), text}
+    encoded = {quote(text, safe=""), quote_plus(text), quote(text), text.translate(_HTML), text}
     forms = encoded | {form.replace("/", "\\/") for form in encoded}
     lowered = {re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in forms}
     return sorted(forms | lowered, key=len, reverse=True)
+
+
+def _echoes(user_id: str) -> list[str]:
+    """The ways in which a server may echo a user id; a phone number without its punctuation too."""
+    digits = re.sub(r"[^0-9]", "", user_id)
+    is_phone = len(digits) >= _LEAST_PHONE_DIGITS and not re.search(r"[^0-9 ()+.-]", user_id)
+    forms = {*_forms(user_id), user_id.replace("+", " "), user_id.replace("@", "&#64;")}
+    return sorted(forms | ({digits} if is_phone else set()), key=len, reverse=True)
+
+
+def _whole(form: str) -> str:
+    """A pattern for a user id; a plain word only as a whole, as a short one would shred the text."""
+    return rf"(?<![0-9A-Za-z]){re.escape(form)}(?![0-9A-Za-z])" if form.isalnum() else re.escape(form)
 
 
 class LogRedaction(logging.Filter):

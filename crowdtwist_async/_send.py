@@ -22,15 +22,17 @@ from crowdtwist_async._replies import read_reply
 from crowdtwist_async._retry import RetryPolicy, delay_before_retry
 from crowdtwist_async._secrets import Redactor
 from crowdtwist_async.errors import (
+    ClientClosedError,
     ConnectionFailedError,
     CrowdTwistError,
     DeadlineExceededError,
-    RequestTimeoutError,
+    TransportError,
 )
-from crowdtwist_async.transports import Reply, Request, Transport
+from crowdtwist_async.transports import Reply, Request, Transport, timeout_error
 
 T = TypeVar("T")
 
+_ADVICE = "many calls at once wait in line, so start fewer of them, or give deadline=None"
 logger = logging.getLogger("crowdtwist_async")
 # A program that has not set up logging is not told of retries on its standard error.
 logger.addHandler(logging.NullHandler())
@@ -67,10 +69,13 @@ class Sender:
         budget: Budget,
         max_in_flight: int,
         *,
+        stats: Stats | None = None,
         clock: Callable[[], float] = anyio.current_time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        self.stats = Stats()
+        self.stats = stats or Stats()
+        self.closed = False
+        """Set when the client closes: calls that still wait end with it."""
         self._settings = settings
         self._transport = transport
         self._budget = budget
@@ -137,15 +142,12 @@ class Sender:
         with anyio.move_on_after(progress.left(self._clock())) as waiting:
             await self._slots.acquire()
         if waiting.cancelled_caught:
-            return progress.deadline_passed("waiting for one of the client's max_in_flight slots")
+            return progress.deadline_passed(f"waiting for one of the max_in_flight slots: {_ADVICE}")
         try:
             with anyio.move_on_after(progress.left(self._clock())) as waiting:
                 await self._take_permit()
             if waiting.cancelled_caught:
-                return progress.deadline_passed(
-                    "waiting for a permit of the request budget: many calls at once wait in line, so"
-                    " start fewer of them, or give deadline=None"
-                )
+                return progress.deadline_passed(f"waiting for a permit of the request budget: {_ADVICE}")
             return await self._attempt(call, options, progress, redact)
         finally:
             self._slots.release()
@@ -160,6 +162,8 @@ class Sender:
     async def _attempt(
         self, call: Call[T], options: Options, progress: _Progress[T], redact: Redactor
     ) -> T | CrowdTwistError:
+        if self.closed:
+            return ClientClosedError("the client was closed while this call waited")
         started = self._clock()
         left = progress.left(started)
         if left <= 0:
@@ -168,21 +172,26 @@ class Sender:
         progress.attempts += 1
         self.stats.requests += 1
         reply = await self._exchange(request)
-        if reply is None:
-            if left <= options.timeout:
-                return progress.deadline_passed(f"in an attempt (phase: {request.phase})")
-            reply = _timeout_error(request)
+        if reply is None and left <= options.timeout:
+            return progress.deadline_passed(f"in an attempt (phase: {request.phase})")
+        ended = timeout_error(request) if reply is None else reply
         if logger.isEnabledFor(logging.DEBUG):
-            _log_attempt(request, reply, progress, self._clock() - started)
-        if isinstance(reply, CrowdTwistError):
-            return reply
-        outcome = read_reply(call, reply, redact)
+            _log_attempt(request, ended, progress, self._clock() - started)
+        if isinstance(ended, CrowdTwistError):
+            return ended
+        outcome = read_reply(call, ended, redact)
         return outcome  # noqa: RET504 - named, it keeps the type of the call
 
     async def _exchange(self, request: Request) -> Reply | CrowdTwistError | None:
         """One attempt in its time; `None` when that was over."""
         with anyio.move_on_after(request.timeout):
-            return await self._transport.send(request)
+            try:
+                ended: object = await self._transport.send(request)
+            except Exception as error:  # noqa: BLE001 - raised further, its frames and text may hold the key
+                return TransportError(f"the transport raised {type(error).__name__}, which it must not")
+            if not isinstance(ended, Reply | CrowdTwistError):
+                return TransportError(f"the transport returned {type(ended).__name__}, not a Reply")
+            return ended
         return None
 
 
@@ -216,12 +225,6 @@ class _Progress(Generic[T]):
         error.elapsed = now - self.started
         error.__traceback__ = error.__context__ = error.__cause__ = None
         return error
-
-
-def _timeout_error(request: Request) -> RequestTimeoutError:
-    error = RequestTimeoutError(f"no complete reply within {request.timeout:g} s (phase: {request.phase})")
-    error.phase = request.phase
-    return error
 
 
 def _log_attempt(request: Request, reply: Any, progress: _Progress[Any], seconds: float) -> None:

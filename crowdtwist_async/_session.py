@@ -13,7 +13,7 @@ import anyio.lowlevel
 from crowdtwist_async._budget import Budget
 from crowdtwist_async._config import Settings
 from crowdtwist_async._secrets import LogRedaction, Redactor
-from crowdtwist_async._send import Sender
+from crowdtwist_async._send import Sender, Stats
 from crowdtwist_async.errors import ClientClosedError
 from crowdtwist_async.transports import Transport
 
@@ -27,6 +27,7 @@ class Session:
         self._budget = budget
         self._max_in_flight = max_in_flight
         self._log_redaction = LogRedaction(Redactor(settings.key))
+        self.stats = Stats()
         self._sender: Sender | None = None
         self._closed = False
         self._pid = 0
@@ -59,7 +60,9 @@ class Session:
         if self._closed or self._sender is not None:
             raise ClientClosedError("a client is entered once: make a new one")
         self._pid, self._loop = os.getpid(), anyio.lowlevel.current_token()
-        self._sender = Sender(self.settings, self._transport, self._budget, self._max_in_flight)
+        self._sender = Sender(
+            self.settings, self._transport, self._budget, self._max_in_flight, stats=self.stats
+        )
         self._log_redaction.install()
 
     async def aclose(self) -> None:
@@ -68,7 +71,7 @@ class Session:
             self._closed = True
             return
         self._check_place()
-        self._closed = True
+        self._closed = self._sender.closed = True
         try:
             await self._transport.aclose()
         finally:

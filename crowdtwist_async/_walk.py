@@ -62,10 +62,16 @@ class Seen(NamedTuple):
         return self.total is not None and self.position < self.total
 
     @property
-    def last_page(self) -> int:
-        """The last page that either count knows of; 1 when neither knows."""
-        by_total = 0 if self.total is None else -(-self.total // self.page_size)
-        return max(self.pages or 0, by_total, 1)
+    def counted_pages(self) -> list[int]:
+        """The last page by each count that knows one."""
+        by_total = None if self.total is None else -(-self.total // self.page_size)
+        return [pages for pages in (self.pages, by_total) if pages]
+
+    @property
+    def lower_link(self) -> int | None:
+        """The page below that a server out of its range links to, in either field."""
+        links = [link for link in (self.prev_link, self.next_link) if link is not None]
+        return max((link for link in links if 1 <= link < self.number), default=None)
 
 
 def next_forward(seen: Seen) -> int | None:
@@ -113,22 +119,11 @@ def next_backward(seen: Seen) -> int | None:
         return None
     # 2. An empty page lies beyond the range, or in a hole; the server may use either link.
     if seen.rows == 0:
-        return _page_below(seen)
+        return seen.lower_link or number - 1
     # 3. A readable link. 4. None: page 1 is still to come.
     if link is not None and link != number - 1:
         raise _loop(number, link, "previous")
     return number - 1
-
-
-def _page_below(seen: Seen) -> int:
-    """The last available page, by link, else by counts, else the next lower number."""
-    links = [
-        link for link in (seen.prev_link, seen.next_link) if link is not None and 1 <= link < seen.number
-    ]
-    if links:
-        return max(links)
-    known = seen.total is not None or seen.pages is not None
-    return min(seen.number - 1, seen.last_page) if known else seen.number - 1
 
 
 def _loop(number: int, link: int, which: str) -> PaginationLoopError:

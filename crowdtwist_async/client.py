@@ -159,7 +159,9 @@ class CrowdTwistClient:
             UserNotFoundError: There is no such member.
             CrowdTwistError: Any other of the tree in `crowdtwist_async.errors`.
         """
-        return await self._send(points_call(self._session.settings, user_id, id_type))
+        user = Secret.of(user_id)
+        del user_id  # so that no traceback through this frame shows it
+        return await self._send(points_call(self._session.settings, user, id_type))
 
     async def user_rewards(
         self,
@@ -187,10 +189,12 @@ class CrowdTwistClient:
             UserNotFoundError: There is no such member.
             CrowdTwistError: Any other of the tree in `crowdtwist_async.errors`.
         """
+        user = Secret.of(user_id)
+        del user_id  # as above
         return await self._send(
             rewards_call(
                 self._session.settings,
-                user_id,
+                user,
                 id_type=id_type,
                 page=page,
                 page_size=page_size,
@@ -224,10 +228,12 @@ class CrowdTwistClient:
             UserNotFoundError: There is no such member.
             CrowdTwistError: Any other of the tree in `crowdtwist_async.errors`.
         """
+        user = Secret.of(user_id)
+        del user_id  # as above
         return await self._send(
             purchases_call(
                 self._session.settings,
-                user_id,
+                user,
                 id_type=id_type,
                 page=page,
                 date_start=date_start,
@@ -267,9 +273,11 @@ class CrowdTwistClient:
             InvalidArgumentError: An argument can't work; from the call itself. The errors of
                 `user_rewards`, and `PaginationError`, come out of the iteration.
         """
+        user = Secret.of(user_id)
+        del user_id  # as above
         call = rewards_call(
             self._session.settings,
-            user_id,
+            user,
             id_type=id_type,
             page_size=page_size,
             include_soldout=include_soldout,
@@ -317,9 +325,11 @@ class CrowdTwistClient:
             InvalidArgumentError: An argument can't work; from the call itself. The errors of
                 `user_purchases`, and `PaginationError`, come out of the iteration.
         """
+        user = Secret.of(user_id)
+        del user_id  # as above
         call = purchases_call(
             self._session.settings,
-            user_id,
+            user,
             id_type=id_type,
             date_start=date_start,
             date_end=date_end,
@@ -337,11 +347,11 @@ class CrowdTwistClient:
 
     @property
     def stats(self) -> Stats:
-        """The requests and retries so far."""
-        return self._session.sender.stats
+        """The requests and retries so far, also after closing."""
+        return self._session.stats
 
     async def aclose(self) -> None:
-        """Close all connections; requests under way end with an error or their reply."""
+        """Close all connections; calls that still wait in line end with `ClientClosedError`."""
         self._refuse_view("closed")
         await self._session.aclose()
 
@@ -425,9 +435,12 @@ def _transport(http_client: Any, transport: Transport | None) -> Transport:
     if http_client is not None and transport is not None:
         raise ConfigurationError("give http_client or transport, not both")
     if http_client is not None:
-        if not hasattr(http_client, "build_request") or not inspect.iscoroutinefunction(http_client.send):
+        works = inspect.iscoroutinefunction(getattr(http_client, "send", None))
+        if not hasattr(http_client, "build_request") or not works:
             raise ConfigurationError("http_client must be an httpx.AsyncClient, or work like one")
         return InjectedClientTransport(http_client)
-    if transport is not None and not hasattr(transport, "send"):
+    if transport is None:
+        return HttpxTransport()
+    if not hasattr(transport, "send") or not hasattr(transport, "aclose"):
         raise ConfigurationError("transport must have the send and aclose of crowdtwist_async.Transport")
-    return transport or HttpxTransport()
+    return transport

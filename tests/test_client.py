@@ -11,14 +11,14 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
-from conftest import KEY, leaks
+from conftest import KEY, captured_locals, leaks
 from reference_server import ReferenceServer, make_purchases, make_rewards
 from scripted import OK, ScriptedTransport
 from wire import WireServer
@@ -27,7 +27,9 @@ from crowdtwist_async import (
     AuthenticationError,
     ClientClosedError,
     ConfigurationError,
+    ConnectionFailedError,
     CrowdTwistClient,
+    CrowdTwistError,
     InvalidArgumentError,
     RateBudget,
     RetryPolicy,
@@ -293,7 +295,13 @@ BAD_OPTIONS: dict[str, dict[str, Any]] = {
     "max_in_flight zero": {"max_in_flight": 0},
     "max_in_flight true": {"max_in_flight": True},
     "budget a number": {"budget": 9_700},
+    "timeout beyond reason": {"timeout": 10**400},
     "transport a text": {"transport": "aiohttp"},
+    "transport without aclose": {"transport": httpx.AsyncBaseTransport},
+    "http_client without send": {"http_client": type("Half", (), {"build_request": None})()},
+    "environment beyond a label": {"environment": "a" * 80},
+    "url with an empty label": {"api_url": "https://a..b"},
+    "url with port 0": {"api_url": "https://a.example:0"},
     "http_client a text": {"http_client": "httpx"},
     "http_client synchronous": {"http_client": httpx.Client},
     "both": {"http_client": object(), "transport": ScriptedTransport()},
@@ -384,11 +392,12 @@ def test_from_env_says_what_is_missing(case: str, monkeypatch: pytest.MonkeyPatc
 def test_a_refused_key_is_in_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a key argument nor the environment's is a local of the traceback of its refusal."""
     monkeypatch.setenv("CROWDTWIST_API_KEY", f"{KEY}\n")
-    for make in (
+    refused: list[Callable[[], CrowdTwistClient]] = [
         lambda: CrowdTwistClient(api_key=f"{KEY} "),
         lambda: CrowdTwistClient.from_env(api_key=f"{KEY} "),
         lambda: CrowdTwistClient.from_env(),
-    ):
+    ]
+    for make in refused:
         with pytest.raises(ConfigurationError) as caught:
             make()
         assert not leaks(str(caught.value))
@@ -428,3 +437,37 @@ async def test_the_caller_s_own_scopes_work() -> None:
             await client.points_awaiting_fulfillment("7")
         assert scope.cancelled_caught
         assert 40 == (await client.points_awaiting_fulfillment("7")).total_points_awaiting_fulfillment
+
+
+@pytest.mark.anyio
+async def test_no_frame_of_ours_holds_the_user() -> None:
+    """Neither a failed call's traceback nor that of a refused argument shows an e-mail address."""
+    user = "alice.canary@example.com"
+
+    async def fail(_: object) -> Any:
+        return ConnectionFailedError("cut")
+
+    async with CrowdTwistClient(
+        **LOCAL, transport=ScriptedTransport(fail), retry=RetryPolicy(max_attempts=1)
+    ) as client:
+        for call in (
+            lambda: client.points_awaiting_fulfillment(user, id_type="email"),
+            lambda: client.user_rewards(user, id_type="email"),
+            lambda: client.user_rewards(user, id_type="email", page_size=0),
+            lambda: client.user_rewards(f"{user}\n", id_type="email"),
+            lambda: client.user_purchases(user, id_type="email"),
+            lambda: client.user_purchases(user, id_type="email", date_start="soon"),
+            lambda: client.iter_user_purchases(user, id_type="email").collect(),
+            lambda: client.iter_user_rewards(user, id_type="email").first(),
+        ):
+            with pytest.raises(CrowdTwistError) as caught:
+                await call()
+            assert "canary" not in captured_locals(caught.value)
+
+
+@pytest.mark.anyio
+async def test_statistics_outlive_the_client() -> None:
+    """What was sent can be read after the block."""
+    async with CrowdTwistClient(**LOCAL, transport=ScriptedTransport()) as client:
+        await client.points_awaiting_fulfillment("7")
+    assert (1, 0) == (client.stats.requests, client.stats.retries)

@@ -24,7 +24,7 @@ TEXTS = [
     pytest.param(b"\xef\xbb\xbf \n1\n", ["1"], id="byte-order-mark-alone"),
     pytest.param(b"\n1\n\n \t\n\r\n2\n\n", ["1", "2"], id="blank-lines"),
     pytest.param(b"  1 \n\t2\t\n", ["1", "2"], id="white-space"),
-    pytest.param(b"1\n1\n", ["1", "1"], id="duplicates"),
+    pytest.param(b"1\n2\n1 \n", ["1", "2"], id="duplicates"),
     pytest.param("ünï@example.com\nÀ b\n".encode(), ["ünï@example.com", "À b"], id="unicode"),
     pytest.param("a\u2028b\n".encode(), ["a\u2028b"], id="line-separator-is-no-newline"),
     pytest.param(b"a\x01b\n", ["a\x01b"], id="control-character-is-the-members-problem"),
@@ -127,8 +127,9 @@ async def test_ids_come_from_another_thread() -> None:
 @pytest.mark.anyio
 async def test_an_error_of_the_ids_is_raised_as_it_is(tmp_path: Path) -> None:
     """It crosses the threads."""
-    with IdReader(read_ids(str(tmp_path / "missing"))) as reader:
-        with pytest.raises(ConfigurationError, match="can't be read: No such file or directory$"):
+    (tmp_path / "latin").write_bytes(b"\xe9\n")
+    with IdReader(read_ids(str(tmp_path / "latin"))) as reader:
+        with pytest.raises(ConfigurationError, match="can't be read: they are no UTF-8 text$"):
             await reader.next()
 
 

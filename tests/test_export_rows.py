@@ -156,3 +156,12 @@ def test_a_model_alone_is_plain_json() -> None:
     assert plain(evolve(purchase, last_date_purchased=None))["last_date_purchased"] is None
     assert {*POINTS} == {*plain(structure(POINTS, PointsAwaitingFulfillment))}
     assert {*plain(structure(FULL, Reward))} == {*plain(structure(SPARSE, Reward))}
+
+
+def test_unknown_properties_of_nested_objects_are_kept() -> None:
+    """What grows within a segment is as new as what grows beside it."""
+    segment = {"name": "a", "subscription_id": 1, "eligibility_type": "inclusion"}
+    assert row_of("rewards", FULL | {"segment": segment})["_extra"] is None
+    assert {"segment": {"color": "red"}} == row_of(
+        "rewards", FULL | {"segment": {**segment, "color": "red"}}
+    )["_extra"]

@@ -181,7 +181,7 @@ async def test_backward_from_a_high_count_costs_one_empty_page() -> None:
     """The counted last page is empty; its link leads to the last available one, and nothing is asked twice."""
     script = Script({**book(8, total=203, pages=10), 68: page(68, total=203, pages=10, prev_page=link(3))})
 
-    assert [68, 3, 2, 1] == await numbers(script.walk(reverse=True))
+    assert [3, 2, 1] == await numbers(script.walk(reverse=True))
     assert [1, 68, 3, 2] == script.asked
 
 
@@ -492,3 +492,30 @@ async def test_each_walk_warns_for_itself() -> None:
 async def test_a_route_shows_no_user() -> None:
     """Neither the repr of a route nor of its call holds the user id."""
     assert "11138266" not in repr(Script({}).walk().route)
+
+
+async def test_backward_from_beyond_without_a_link_looks_for_the_end() -> None:
+    """The counts lead back, and page 1, which was read for them, is not asked for again."""
+    script = Script({**book(8), 9: page(9, total=8, pages=3)})
+
+    assert [9, 3, 2, 1] == await numbers(script.walk(start=Position(9), reverse=True))
+    assert [9, 1, 3, 2] == script.asked
+
+
+async def test_backward_from_beyond_is_not_misled_by_a_low_count() -> None:
+    """Links show that more pages follow the counted last one."""
+    pages = {
+        number: page(number, number * 10, pages=2, next_page=link(number + 1) if number < 4 else None)
+        for number in range(1, 5)
+    }
+    script = Script({**pages, 9: page(9, pages=2)})
+
+    assert [9, 4, 3, 2, 1] == await numbers(script.walk(start=Position(9), reverse=True))
+
+
+async def test_backward_with_one_high_count_goes_on_from_the_other() -> None:
+    """Empty counted pages without a link cost a request each, not one for each page below them."""
+    script = Script({**book(5, total=5, pages=1000), 1000: page(1000, total=5, pages=1000)})
+
+    assert [3, 2, 1] == await numbers(script.walk(reverse=True))
+    assert [1, 1000, 2, 3] == script.asked

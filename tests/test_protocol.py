@@ -286,7 +286,7 @@ HARD_IDS = [
     "é",
     "漢字",
     "\u200f",
-    "x" * 65536,
+    "x" * 2048,
 ]
 
 
@@ -304,7 +304,7 @@ def test_any_user_id_is_refused_or_sent_exactly(user_id: str | int) -> None:
         if said is None:
             assert_sent_exactly(sent(make(user_id)), sent(make("1")), str(user_id))
         else:
-            assert said in {refusal(points, user) for user in ("", ".", "\x00", "\ud800")}
+            assert said in {refusal(points, user) for user in ("", ".", "\x00", "\ud800", 2**63)}
 
 
 def refusal(make: Callable[..., Call[Any]], user_id: str | int) -> str | None:

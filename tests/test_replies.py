@@ -8,6 +8,7 @@ import copy
 import gzip
 import json
 import pickle
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -1135,3 +1136,21 @@ def test_any_bytes_are_a_result_or_an_error_of_ours(
     """Neither garbage nor a cut body nor odd headers end in an exception of another kind."""
     outcome = read(call, status, body[:cut], location=header, retry_after=header, content_type=header)
     assert_ours(call, status, outcome)
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_no_data_beside_another_status_is_an_error(status: int) -> None:
+    """Status wins: an outage must not pass for a member without rewards."""
+    error = status_error(read(REWARDS, status, {"error": "no_data", "message": "a"}))
+    assert status == error.status
+
+
+def test_a_huge_error_body_is_not_looked_through() -> None:
+    """Masking megabytes would block the event loop; what is kept of an error is short."""
+    huge = b'{"error": "invalid", "message": "' + b"api_key=x " * 500_000 + b'"}'
+    started = time.perf_counter()
+    error = status_error(read(REWARDS, 400, huge))
+    wrapped = status_error(read(REWARDS, 200, {"error": "invalid", "message": "x" * 5_000_000}))
+    assert time.perf_counter() - started < 1
+    assert len(str(error)) < 300
+    assert len(str(wrapped)) < 3_000

@@ -17,6 +17,7 @@ from scripted import OK, FakeTime, Outcome, ScriptedTransport, status
 from crowdtwist_async import (
     AuthenticationError,
     BadRequestError,
+    ClientClosedError,
     ConnectionFailedError,
     CrowdTwistError,
     DeadlineExceededError,
@@ -29,6 +30,7 @@ from crowdtwist_async import (
     RequestTimeoutError,
     RetryPolicy,
     ServerError,
+    TransportError,
 )
 from crowdtwist_async._config import make_settings
 from crowdtwist_async._protocol import points_call
@@ -309,17 +311,49 @@ async def test_a_cancelled_call_s_traceback_holds_no_key() -> None:
     assert not leaks(captured_locals(caught.value))
 
 
-async def test_an_unexpected_error_of_a_transport_loses_its_frames() -> None:
-    """A transport that raises after all does not leak the key through its traceback."""
+async def test_an_unexpected_error_of_a_transport_keeps_nothing_of_it() -> None:
+    """A transport that raises after all neither leaks the key nor escapes the tree of errors."""
 
     async def fail(request: Request) -> Reply:
-        url = request.url
-        raise RuntimeError(f"broken after {len(url)} characters")
+        raise RuntimeError(f"broken: {request.url} {KEY}")
 
-    sender = make_sender(ScriptedTransport(fail))
-    with pytest.raises(RuntimeError, match="broken") as caught:
-        await sender.send(CALL, options())
+    with pytest.raises(TransportError, match="raised RuntimeError") as caught:
+        await make_sender(ScriptedTransport(fail)).send(CALL, options())
     assert not leaks(captured_locals(caught.value))
+    assert (1, False) == (caught.value.attempts, caught.value.retryable)
+
+
+async def test_a_transport_that_returns_nothing_is_told() -> None:
+    """Forgetting to return the reply is no timeout."""
+
+    async def forget(request: Request) -> Reply:
+        return None  # type: ignore[return-value]  # the mistake
+
+    with pytest.raises(TransportError, match="returned NoneType"):
+        await make_sender(ScriptedTransport(forget)).send(CALL, options())
+
+
+async def test_closing_ends_what_waits() -> None:
+    """A call that waits for a slot while the client closes sends nothing."""
+    transport = ScriptedTransport(hang)
+    sender = make_sender(transport, slots=1)
+    first = anyio.CancelScope()
+
+    async def occupy() -> None:
+        with first:
+            await sender.send(CALL, options())
+
+    async def wait() -> None:
+        with pytest.raises(ClientClosedError, match="while this call waited"):
+            await sender.send(CALL, options())
+
+    async with anyio.create_task_group() as tasks:
+        for work in (occupy, wait):
+            tasks.start_soon(work)
+            await anyio.wait_all_tasks_blocked()
+        sender.closed = True
+        first.cancel()
+    assert 1 == len(transport.requests)
 
 
 async def test_logs_a_line_an_attempt_and_a_retry(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ The default transport and the injected client, over real sockets.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import ssl
 import zlib
@@ -20,6 +21,7 @@ from conftest import KEY, leaks
 from wire import POINTS, Act, WireServer, hang, raw, reply
 
 from crowdtwist_async import (
+    AuthenticationError,
     ConfigurationError,
     ConnectionFailedError,
     CrowdTwistClient,
@@ -33,6 +35,7 @@ from crowdtwist_async import (
     ResponseTooLargeError,
     RetryPolicy,
     ServerError,
+    TransportError,
     UnexpectedRedirectError,
 )
 from crowdtwist_async._secrets import Secret
@@ -554,3 +557,85 @@ def test_a_request_shows_neither_key_nor_user() -> None:
     assert f"https://h/v2.1/users/alice/rewards?page=1&api_key={KEY}" == request.url
     assert f"K {KEY}" == request.headers["X-CT-Authorization"]
     assert "h" == request.host
+
+
+async def test_an_injected_client_s_own_parameters_replace_nothing() -> None:
+    """Defaults of the user's client do not change what is asked for."""
+    page = reply(b'{"purchases": [], "paging": {}}')
+    with WireServer(page) as server:
+        defaults: dict[str, Any] = {"params": {"x": "1"}, "base_url": "https://other.invalid/base"}
+        async with httpx.AsyncClient(**defaults) as injected:
+            async with make_client(server, http_client=injected) as client:
+                await client.user_purchases("7", page=2, date_start="2026-01-01")
+        assert ["/users/7/purchases?id_type=id&date_start=2026-01-01&page=2"] == server.targets
+
+
+async def test_an_injected_client_s_pool_stays_usable_after_timeouts() -> None:
+    """Requests that wait in the user's smaller pool time out there, and leave it whole."""
+    with WireServer(hang()) as silent, WireServer() as healthy:
+        limits = httpx.Limits(max_connections=2)
+        async with httpx.AsyncClient(limits=limits) as injected:
+            async with make_client(silent, http_client=injected, timeout=0.1) as client:
+                with contextlib.suppress(BaseExceptionGroup):
+                    async with anyio.create_task_group() as tasks:
+                        for _ in range(10):
+                            tasks.start_soon(collect_failure, client)
+            async with make_client(healthy, http_client=injected, timeout=2) as client:
+                for _ in range(4):
+                    assert 7 == (await client.points_awaiting_fulfillment("7")).user_id
+
+
+async def collect_failure(client: CrowdTwistClient) -> None:
+    """Make a call that is expected to time out."""
+    with pytest.raises(RequestTimeoutError):
+        await client.points_awaiting_fulfillment("7")
+
+
+async def test_an_injected_client_s_raise_for_status_is_read() -> None:
+    """A hook that raises for a refused key does not disguise it."""
+
+    async def check(response: httpx.Response) -> None:
+        response.raise_for_status()
+
+    with WireServer(reply(b"{}", "403 Forbidden")) as server:
+        async with httpx.AsyncClient(event_hooks={"response": [check]}) as injected:
+            async with make_client(server, http_client=injected, retry=AT_ONCE) as client:
+                with pytest.raises(AuthenticationError):
+                    await client.points_awaiting_fulfillment("7")
+        assert 1 == len(server.heads)
+
+
+async def test_a_closed_injected_client_is_told() -> None:
+    """What is wrong with the user's client is not taken for a network fault."""
+    with WireServer() as server:
+        injected = httpx.AsyncClient()
+        await injected.aclose()
+        async with make_client(server, http_client=injected, retry=AT_ONCE) as client:
+            with pytest.raises(TransportError, match="is it closed") as caught:
+                await client.points_awaiting_fulfillment("7")
+    assert 1 == caught.value.attempts
+
+
+async def test_an_injected_client_s_phase_is_followed() -> None:
+    """A server that accepts and is silent is no connection that hangs."""
+    with WireServer(hang()) as server:
+        async with httpx.AsyncClient() as injected:
+            async with make_client(server, http_client=injected, timeout=0.1) as client:
+                with pytest.raises(RequestTimeoutError) as caught:
+                    await client.points_awaiting_fulfillment("7")
+    assert "response" == caught.value.phase
+
+
+async def test_what_a_burst_leaves_idle_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that are idle for too long are closed by the next request."""
+    with WireServer() as server:
+        transport = HttpxTransport()
+        async with make_client(server, transport=transport) as client:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(5):
+                    tasks.start_soon(client.points_awaiting_fulfillment, "7")
+            [idle] = transport._idle.values()
+            before = len(idle)
+            monkeypatch.setattr("crowdtwist_async.transports.httpx._KEEPALIVE_SECONDS", -1.0)
+            await client.points_awaiting_fulfillment("7")
+            assert (True, 1) == (before > 1, len(idle))

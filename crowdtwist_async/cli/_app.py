@@ -36,7 +36,6 @@ PointsIdType = Literal["id", "email", "third_party_id", "mobile_phone_number"]
 RewardsIdType = Literal[
     "id", "email", "third_party_id", "mobile_phone_number", "username", "facebook_user_id", "twitter_user_id"
 ]
-User = Annotated[str, Parameter(allow_leading_hyphen=True)]
 Flag = Annotated[bool, Parameter(negative="")]
 
 _FLAG = r"--[a-z]+(-[a-z]+)*(?==|$)"
@@ -127,7 +126,7 @@ class ExportFlags:
 
 
 @app.command
-def points(user: User, *, id_type: PointsIdType = "id", flags: ConnectionFlags | None = None) -> int:
+def points(user: str, *, id_type: PointsIdType = "id", flags: ConnectionFlags | None = None) -> int:
     """
     Print the points of one member that await fulfillment, as JSON.
 
@@ -141,7 +140,7 @@ def points(user: User, *, id_type: PointsIdType = "id", flags: ConnectionFlags |
 
 @app.command
 def rewards(
-    user: User,
+    user: str,
     *,
     id_type: RewardsIdType = "id",
     include_soldout: Flag = False,
@@ -169,7 +168,7 @@ def rewards(
 
 @app.command
 def purchases(
-    user: User,
+    user: str,
     *,
     id_type: PointsIdType = "id",
     date_start: date | None = None,

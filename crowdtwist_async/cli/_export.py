@@ -16,7 +16,6 @@ from rich.status import Status
 from crowdtwist_async._config import checked_positive
 from crowdtwist_async.cli import COMPLETE, COMPLETE_WITH_FAILURES
 from crowdtwist_async.cli._connect import Connection
-from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export.files import Output
 from crowdtwist_async.export.ids import read_ids
@@ -43,8 +42,12 @@ async def export(connection: Connection, source: Source, options: ExportOptions)
     """Export, and say on standard error how it went."""
     checked_positive(options.concurrency, "--concurrency")
     emulator = connection.make_emulator()
-    ids = _ids(options.ids, source.id_type, emulator)
+    if options.ids is None and emulator is None:
+        raise ConfigurationError("give --ids FILE with one member id a line, or --ids - for standard input")
     client = await anyio.to_thread.run_sync(connection.client, emulator, _USUAL_RATE)
+    ids = emulator.member_ids(source.id_type) if emulator else iter(())
+    if options.ids is not None:
+        ids = await anyio.to_thread.run_sync(read_ids, options.ids)
     output = await anyio.to_thread.run_sync(
         lambda: Output(options.target, source.name, replace=options.fresh)
     )
@@ -65,14 +68,6 @@ async def export(connection: Connection, source: Source, options: ExportOptions)
         served = emulator.stats
         console.print(f"The emulator served {served.rows:,} rows in {served.requests:,} requests.")
     return COMPLETE_WITH_FAILURES if report.failed else COMPLETE
-
-
-def _ids(file: str | None, id_type: str, emulator: Emulator | None) -> Iterator[str]:
-    if file is not None:
-        return read_ids(file)
-    if emulator is None:
-        raise ConfigurationError("give --ids FILE with one member id a line, or --ids - for standard input")
-    return emulator.member_ids(id_type)
 
 
 class _Line:

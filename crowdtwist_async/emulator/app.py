@@ -62,6 +62,7 @@ class Emulator:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
+        self._members = members
         if members < 0 or rewards < 0:
             raise ValueError("members and rewards can't be negative")
         self.api_key = api_key
@@ -73,7 +74,7 @@ class Emulator:
         self._sleep = sleep
 
     def __repr__(self) -> str:
-        return f"Emulator(members={self._program.members.count})"
+        return f"Emulator(members={self._members})"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """

@@ -23,16 +23,25 @@ from crowdtwist_async.errors import ConfigurationError
 
 def read_ids(source: str) -> Iterator[str]:
     """
-    Read ids lazily, one a line, from a file or from standard input (`-`).
+    Open a file, or standard input (`-`), and read ids from it lazily, one a line.
 
-    White space around an id, a byte order mark and blank lines are dropped.
+    White space around an id, a byte order mark and blank lines are dropped, and ids that came
+    before: a member that is listed twice is exported once. The ids are kept in memory for that.
 
     Raises:
         ConfigurationError: The file can't be read, or is no UTF-8 text.
     """
     place = "on standard input" if source == "-" else f"in {source}"
     try:
-        with _lines(source) as lines:
+        lines = _lines(source)
+    except OSError as error:
+        raise ConfigurationError(f"the ids {place} can't be read: {error.strerror}") from None
+    return _read(lines, place)
+
+
+def _read(lines: TextIO, place: str) -> Iterator[str]:
+    try:
+        with lines:
             yield from _ids_in(lines)
     except OSError as error:
         raise ConfigurationError(f"the ids {place} can't be read: {error.strerror}") from None
@@ -93,7 +102,9 @@ def _lines(source: str) -> TextIO:
 
 
 def _ids_in(lines: Iterable[str]) -> Iterator[str]:
+    seen = {""}
     for line in lines:
         user_id = line.strip()
-        if user_id:
+        if user_id not in seen:
+            seen.add(user_id)
             yield user_id

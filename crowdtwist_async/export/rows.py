@@ -30,13 +30,24 @@ _EXTRA = "_extra"
 
 def make_row(user_id: str, id_type: str, item: AttrsInstance, sent: dict[str, Any]) -> Row:
     """Build a row from a model and the JSON object that it was read from."""
-    known = known_names(type(item))
     return {
         "requested_id": user_id,
         "requested_id_type": str(id_type),
         **plain(item),
-        _EXTRA: {name: value for name, value in sent.items() if name not in known} or None,
+        _EXTRA: _unknown(type(item), sent) or None,
     }
+
+
+def _unknown(model: type[AttrsInstance], sent: dict[str, Any]) -> Row:
+    """The properties that a model does not know, those of its nested objects included."""
+    known = known_names(model)
+    unknown = {name: value for name, value in sent.items() if name not in known}
+    for name, nested in _NESTED.items():
+        if name in known and isinstance(sent.get(name), dict):
+            inside = _unknown(nested, sent[name])
+            if inside:
+                unknown[name] = inside
+    return unknown
 
 
 def plain(item: AttrsInstance) -> Row:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from attrs import define, field, frozen
 
 from crowdtwist_async._secrets import Secret
-from crowdtwist_async.errors import CrowdTwistError
+from crowdtwist_async.errors import CrowdTwistError, RequestTimeoutError
 
 USER_AGENT = "crowdtwist-async"
 
@@ -69,6 +69,13 @@ class Request:
     def host(self) -> str:
         """The value of the `Host` header."""
         return urlsplit(self.origin).netloc
+
+
+def timeout_error(request: Request) -> RequestTimeoutError:
+    """The error of a request whose time is over, with the phase that it was in."""
+    error = RequestTimeoutError(f"no complete reply within {request.timeout:g} s (phase: {request.phase})")
+    error.phase = request.phase
+    return error
 
 
 @frozen(eq=False)

@@ -8,6 +8,7 @@ request, and given back; after a failure or a cancellation it is thrown away.
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -21,10 +22,10 @@ from crowdtwist_async.errors import (
     ConfigurationError,
     ConnectionFailedError,
     CrowdTwistError,
-    RequestTimeoutError,
     ResponseTooLargeError,
+    TransportError,
 )
-from crowdtwist_async.transports import Reply, Request
+from crowdtwist_async.transports import Reply, Request, timeout_error
 from crowdtwist_async.transports._body import MAX_BODY_BYTES, BodyReader
 from crowdtwist_async.transports._environment import no_wire_spans, proxy_for, tls_context
 from crowdtwist_async.transports._faults import connection_error
@@ -36,46 +37,62 @@ _CLOSE_SECONDS = 0.05
 _LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE_SECONDS)
 
 
+class _PhaseTrace:
+    """Follows httpcore's trace of one request: its phase, and whether it made a new connection."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self.connected = False
+        self.socket: Any = None
+        request.phase = "response"
+
+    async def follow(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take one event."""
+        if event.endswith("connect_tcp.started"):
+            self._request.phase, self.connected = "connect", True
+        elif event.endswith("connect_tcp.complete"):
+            self.socket = info["return_value"]
+        elif event.endswith("send_request_headers.started"):
+            self._request.phase = "response"
+
+
 class _Connection:
-    """One httpx transport, with at most one connection in it; told by httpcore's trace what it does."""
+    """One httpx transport, with at most one connection in it."""
 
     def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
         self._transport = transport
-        self._request: Request | None = None
         self._socket: Any = None
-        self._new = True
+        self._trace: _PhaseTrace | None = None
+        self.idle_since = math.inf
 
     async def ask(self, request: Request) -> httpx.Response:
         """Send a request and wait for the head of the reply."""
-        self._request, self._new = request, False
-        request.phase = "response"
+        self._trace = _PhaseTrace(request)
         return await self._transport.handle_async_request(
-            httpx.Request("GET", request.url, headers=request.headers, extensions={"trace": self._follow})
+            httpx.Request(
+                "GET", request.url, headers=request.headers, extensions={"trace": self._trace.follow}
+            )
         )
 
-    @property
-    def is_stale(self) -> bool:
+    def is_stale(self, request: Request) -> bool:
         """Whether a failure now means that the server had closed a connection that was kept for it."""
-        return not self._new and self._request is not None and self._request.phase == "response"
+        return self._trace is not None and not self._trace.connected and request.phase == "response"
+
+    def rest(self) -> None:
+        """Keep the connection for the next request."""
+        self.idle_since = anyio.current_time()
+        if self._trace is not None:
+            self._socket, self._trace = self._trace.socket or self._socket, None
 
     async def throw_away(self) -> None:
         """Close, whatever happens to the caller."""
-        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-            await self._transport.aclose()
-            if self._socket is not None:
-                # A handshake that is cancelled leaves its socket open, and the transport knows none.
-                await self._socket.aclose()
-
-    async def _follow(self, event: str, info: Mapping[str, Any]) -> None:
-        """Keep the request's phase, and the socket."""
-        if self._request is None:
-            return
-        if event.endswith("connect_tcp.started"):
-            self._request.phase, self._new = "connect", True
-        elif event.endswith("connect_tcp.complete"):
-            self._socket = info["return_value"]
-        elif event.endswith("send_request_headers.started"):
-            self._request.phase = "response"
+        if self._trace is not None:
+            self._socket = self._trace.socket or self._socket
+        # A handshake that is cancelled leaves its socket open, and the transport knows of none.
+        for part in (self._transport, self._socket):
+            if part is not None:
+                with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(Exception):
+                    await part.aclose()
 
 
 class HttpxTransport:
@@ -98,6 +115,7 @@ class HttpxTransport:
     async def send(self, request: Request, /) -> Reply | CrowdTwistError:
         """Send one request on a connection of its own."""
         idle = self._idle.setdefault(request.origin, [])
+        await _close_expired(idle)
         connection = idle.pop() if idle else await self._new_connection(request.origin)
         if isinstance(connection, CrowdTwistError):
             return connection
@@ -107,6 +125,7 @@ class HttpxTransport:
                 outcome, reusable = await self._exchange(connection, request)
         finally:
             if reusable and not self._closed:
+                connection.rest()
                 idle.append(connection)
             else:
                 await connection.throw_away()
@@ -131,7 +150,7 @@ class HttpxTransport:
         except Exception as error:  # noqa: BLE001 - raised further, its frames would show the key
             failure = _failure(error, request)
         if isinstance(failure, ConnectionFailedError):
-            failure.stale = connection.is_stale
+            failure.stale = connection.is_stale(request)
         return failure, False
 
     async def _new_connection(self, origin: str) -> _Connection | ConfigurationError:
@@ -164,7 +183,9 @@ class InjectedClientTransport:
     Sends over an `httpx.AsyncClient` that the user made, or one that works alike; never closes it.
 
     Its pool, its proxies, its certificates and its event hooks are the user's. Redirects, cookies
-    and its own authentication are switched off on each request.
+    and its own authentication are switched off on each request. Its pool should have as many
+    connections as the client's `max_in_flight`: a request that is cancelled while it waits in
+    httpcore's pool can block its place there for good.
     """
 
     def __init__(self, client: Any, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
@@ -172,20 +193,17 @@ class InjectedClientTransport:
         self._max_body_bytes = max_body_bytes
 
     async def send(self, request: Request, /) -> Reply | CrowdTwistError:
-        """Send one request; the client's own timeouts end it before a cancellation would."""
+        """Send one request."""
         response = None
         try:
             with no_wire_spans():
-                outgoing = self._client.build_request(
-                    "GET", request.url, headers=request.headers, timeout=request.timeout
-                )
-                outgoing.headers.pop("cookie", None)
+                outgoing = self._build(request)
                 response = await self._client.send(outgoing, stream=True, follow_redirects=False, auth=None)
                 request.phase = "body"
                 outcome, _ = await _read(response, self._max_body_bytes, response.aclose)
             return outcome
         except Exception as error:  # noqa: BLE001 - raised further, its frames would show the key
-            return _failure(error, request)
+            return _refused_by_hook(error) or _failure(error, request)
         finally:
             if response is not None:
                 with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
@@ -193,6 +211,28 @@ class InjectedClientTransport:
 
     async def aclose(self) -> None:
         """Leave the client open: it is its maker's."""
+
+    def _build(self, request: Request) -> Any:
+        outgoing = self._client.build_request("GET", request.url, headers=request.headers)
+        # A client with `params` of its own replaces the query of every URL.
+        outgoing.url = outgoing.url.copy_with(raw_path=request.target.encode())
+        outgoing.headers.pop("cookie", None)
+        seconds = request.timeout
+        # Waiting for the pool must end by itself: see the class.
+        waits = {"pool": seconds / 2, "connect": seconds, "read": seconds, "write": seconds}
+        outgoing.extensions = {
+            **outgoing.extensions,
+            "timeout": waits,
+            "trace": _PhaseTrace(request).follow,
+        }
+        return outgoing
+
+
+async def _close_expired(idle: list[_Connection]) -> None:
+    """Close what a burst left behind: the longest idle are at the bottom, and may never be used again."""
+    oldest = anyio.current_time() - _KEEPALIVE_SECONDS
+    while idle and idle[0].idle_since < oldest:
+        await idle.pop(0).throw_away()
 
 
 async def _read(
@@ -241,23 +281,31 @@ def _with_status(
     return problem
 
 
+def _refused_by_hook(error: Exception) -> Reply | None:
+    """The reply that an event hook's `raise_for_status` has made an exception of."""
+    response = getattr(error, "response", None)
+    if response is None:
+        return None
+    body = response.content if response.is_stream_consumed else b""
+    return Reply(response.status_code, response.headers, body)
+
+
 def _failure(error: Exception, request: Request) -> CrowdTwistError:
-    name = type(error).__name__
-    if "Timeout" in name:
-        if name in ("ConnectTimeout", "PoolTimeout"):
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "TimeoutException" in kinds:
+        if kinds & {"ConnectTimeout", "PoolTimeout"}:
             request.phase = "connect"
-        failure = RequestTimeoutError(
-            f"no complete reply within {request.timeout:g} s (phase: {request.phase})"
-        )
-        failure.phase = request.phase
-        return failure
-    if name == "ProxyError":
-        refusal = ConnectionFailedError(
-            "the proxy refused the connection: check HTTPS_PROXY and its credentials"
-        )
+        return timeout_error(request)
+    if "ProxyError" in kinds:
+        refusal = ConnectionFailedError("the proxy refused: check HTTPS_PROXY and its credentials")
         refusal.retryable = str(error).startswith("5")
         return refusal
-    return connection_error(error)
+    # By name, as an injected client may be of another library that works alike.
+    if kinds & {"TransportError", "OSError", "StreamError"}:
+        return connection_error(error)
+    return TransportError(
+        f"the HTTP client raised {type(error).__name__}: is it closed, or does a hook of it fail?"
+    )
 
 
 def _proxy(url: str | None, tls: ssl.SSLContext) -> httpx.Proxy | None:
