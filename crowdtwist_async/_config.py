@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from attrs import field, frozen
-
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async.errors import ConfigurationError
 
@@ -40,15 +38,14 @@ class Base(NamedTuple):
         return self.origin.partition("://")[2]
 
 
-@frozen(eq=False)
-class Settings:
+class Settings(NamedTuple):
     """What every request of a client needs to know. Its repr shows no key."""
 
     api: Base
     pos: Base
     key: Secret
-    key_query: Secret = field(repr=False)
-    key_header: Secret = field(repr=False)
+    key_query: Secret
+    key_header: Secret
 
 
 def make_settings(

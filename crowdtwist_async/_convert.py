@@ -187,7 +187,7 @@ def _object_hook(converter: Converter, model: type[T]) -> Callable[[Any, Any], T
     return structure
 
 
-_FAST = make_converter()
+_FAST = cache(make_converter)
 _DETAILED = cache(partial(make_converter, detailed=True))
 
 
@@ -201,7 +201,7 @@ def structure(value: Any, target: type[T], path: str = "") -> T:
         DecodeError: The value is not what the reference promises.
     """
     with suppress(Exception):  # whatever is wrong with it, the second pass says where
-        return _FAST.structure(value, target)
+        return _FAST().structure(value, target)
     raise _located(value, target, path)
 
 
@@ -228,7 +228,7 @@ def structure_list(value: Any, model: type[T], path: str) -> tuple[T, ...]:
         error = DecodeError(f"expected an array, got {_kind(value)}")
         error.path = path
         raise error
-    hook = _FAST.get_structure_hook(model)
+    hook = _FAST().get_structure_hook(model)
     with suppress(Exception):  # as in `structure`
         return tuple([hook(entry, model) for entry in value])
     raise _located(value, list[model], path)  # type: ignore[valid-type]  # a class at run time

@@ -11,9 +11,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
-
-from attrs import field, frozen
+from typing import Generic, NamedTuple, TypeVar
 
 from crowdtwist_async._arguments import OnDrift
 from crowdtwist_async._cursor import Position
@@ -33,12 +31,11 @@ T = TypeVar("T")
 _PACKAGE = "crowdtwist_async."
 
 
-@frozen(eq=False)
-class Route(Generic[T]):
+class Route(NamedTuple, Generic[T]):
     """What a walk goes over, and how."""
 
     call: Call[Page[T]]
-    fetch: Callable[[Call[Page[T]]], Awaitable[Page[T]]] = field(repr=False)
+    fetch: Callable[[Call[Page[T]]], Awaitable[Page[T]]]
     reverse: bool
     start: Position
     max_items: int | None

@@ -13,8 +13,6 @@ from datetime import date
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from attrs import evolve, field, frozen
-
 from crowdtwist_async._arguments import (
     MAX_PAGE_SIZE,
     checked_dates,
@@ -70,27 +68,29 @@ REWARDS = Endpoint("user_rewards", "api", frozenset(IdType), "rewards", Reward)
 PURCHASES = Endpoint("user_purchases", "pos", _POS_ID_TYPES, "purchases", Purchase)
 
 
-@frozen(eq=False)
-class Call(Generic[T]):
+class Call(NamedTuple, Generic[T]):
     """One call with checked arguments, free of the key; its repr shows no user id."""
 
     endpoint: Endpoint
     base: Base
-    path: str = field(repr=False)
+    path: str
     """Percent-encoded."""
-    query: str = field(repr=False)
+    query: str
     """Encoded, without the page and the key."""
-    user_id: str = field(repr=False)
+    user_id: str
     id_type: IdType
-    decode: Callable[[Any, Call[T]], T] = field(repr=False)
+    decode: Callable[[Any, Call[T]], T]
     """Turns the decoded body of a good reply into what the call returns."""
     page: int | None = None
     page_size: int = MAX_PAGE_SIZE
     """Entries that a full page holds."""
 
+    def __repr__(self) -> str:
+        return f"Call(endpoint={self.endpoint.name!r}, host={self.base.host!r}, page={self.page})"
+
     def at_page(self, page: int) -> Call[T]:
         """The same call for another page."""
-        return evolve(self, page=page)
+        return self._replace(page=page)
 
     def fingerprint(self, direction: str) -> str:
         """24 bits that tell one walk from another, and too few to tell who the user is."""

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
-from attrs import evolve
 
 from crowdtwist_async._protocol import REWARDS, Call, empty_page, has_entries
 from crowdtwist_async._retry import read_retry_after
@@ -55,7 +54,7 @@ def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistE
     `no_data` on the rewards endpoint is an empty page: the client offers no rewards.
     """
     if reply.status >= 400 and len(reply.body) > _LARGEST_ERROR:
-        reply = evolve(reply, body=reply.body[:_LARGEST_ERROR])
+        reply = reply._replace(body=reply.body[:_LARGEST_ERROR])
     if 300 <= reply.status < 400:
         return _redirect_error(reply, redact)
     body = _parsed(redact.links(reply.body))

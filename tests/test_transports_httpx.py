@@ -549,8 +549,8 @@ def test_a_request_shows_neither_key_nor_user() -> None:
         "https://h",
         "/v2.1/users/alice/rewards",
         "page=1",
-        Secret(f"api_key={KEY}"),
-        Secret(f"K {KEY}"),
+        secret_query=Secret(f"api_key={KEY}"),
+        secret_header=Secret(f"K {KEY}"),
     )
     assert not leaks(repr(request))
     assert "alice" not in repr(request)

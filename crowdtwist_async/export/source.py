@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import date
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from crowdtwist_async._arguments import checked_dates, checked_id_type
 from crowdtwist_async._protocol import POINTS, PURCHASES, REWARDS, Endpoint, entries_of, points_call
@@ -88,6 +88,6 @@ class Source:
     async def _points(self, client: CrowdTwistClient, user_id: str) -> Row:
         """The endpoint returns a model without its JSON; a row also holds what the model does not know."""
         call: Any = points_call(client._session.settings, user_id, self.id_type)  # noqa: SLF001 - as said
-        both = evolve(call, decode=lambda body, call_: (call.decode(body, call_), body))
+        both = call._replace(decode=lambda body, call_: (call.decode(body, call_), body))
         points, body = await client._send(both)  # noqa: SLF001 - as said
         return make_row(user_id, self.id_type, points, body)

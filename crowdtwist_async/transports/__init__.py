@@ -8,10 +8,8 @@ and so the URL with the key, for any crash reporter to print.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
-
-from attrs import define, field, frozen
 
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async.errors import CrowdTwistError, RequestTimeoutError
@@ -19,31 +17,48 @@ from crowdtwist_async.errors import CrowdTwistError, RequestTimeoutError
 USER_AGENT = "crowdtwist-async"
 
 
-@define(eq=False)
 class Request:
     """
     One GET, made for one attempt.
 
     Its repr shows neither the path, which holds the user id, nor the key; `url` and `headers`
     put the key in at the moment they are read.
+
+    Args:
+        endpoint: The name of the endpoint, such as `user_rewards`.
+        origin: Scheme, host and port, such as `https://api201.crowdtwist.com`.
+        path: The percent-encoded path, with its leading slash.
+        query: The encoded query without the key, and without a question mark; may be empty.
+        secret_query: `api_key=...`, on the api host.
+        secret_header: The value of `X-CT-Authorization`, on the pos host.
+        timeout: Seconds for this attempt. The caller cancels `send` when they are over.
+        phase: `connect`, `response` or `body`: the transport keeps it up to date, for the error
+            of a timeout.
     """
 
-    endpoint: str
-    """The name of the endpoint, such as `user_rewards`."""
-    origin: str
-    """Scheme, host and port, such as `https://api201.crowdtwist.com`."""
-    path: str = field(repr=False)
-    """The percent-encoded path, with its leading slash."""
-    query: str = field(repr=False)
-    """The encoded query without the key, and without a question mark; may be empty."""
-    secret_query: Secret | None = None
-    """`api_key=...`, on the api host."""
-    secret_header: Secret | None = None
-    """The value of `X-CT-Authorization`, on the pos host."""
-    timeout: float = 10.0
-    """Seconds for this attempt. The caller cancels `send` when they are over."""
-    phase: str = "connect"
-    """`connect`, `response` or `body`: kept up to date by the transport, read after a timeout."""
+    def __init__(
+        self,
+        endpoint: str,
+        origin: str,
+        path: str,
+        query: str,
+        *,
+        secret_query: Secret | None = None,
+        secret_header: Secret | None = None,
+        timeout: float = 10.0,
+        phase: str = "connect",
+    ) -> None:
+        self.endpoint = endpoint
+        self.origin = origin
+        self.path = path
+        self.query = query
+        self.secret_query = secret_query
+        self.secret_header = secret_header
+        self.timeout = timeout
+        self.phase = phase
+
+    def __repr__(self) -> str:
+        return f"Request(endpoint={self.endpoint!r}, origin={self.origin!r}, timeout={self.timeout})"
 
     @property
     def target(self) -> str:
@@ -78,14 +93,16 @@ def timeout_error(request: Request) -> RequestTimeoutError:
     return error
 
 
-@frozen(eq=False)
-class Reply:
-    """What came back: any status, with the body decompressed."""
+class Reply(NamedTuple):
+    """What came back: any status, with the body decompressed. Its repr shows the status alone."""
 
     status: int
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Mapping[str, str]
     """By lower-case name."""
-    body: bytes = field(repr=False)
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Reply(status={self.status})"
 
 
 class Transport(Protocol):
