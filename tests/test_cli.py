@@ -384,6 +384,18 @@ def test_failed_members_are_told_by_reason(
     assert "Retries: 0. Unknown ids: 0. Failed members: 4.\n" in ended.err
     assert "  2 times: InvalidArgumentError: user_id holds a control character" in ended.err
     assert "  1 times: BadRequestError: 400 odd: *** is odd\n" in ended.err
+    errors = tmp_path / "out.jsonl.errors.jsonl"
+    assert f"The failed members are in {errors}.\n" in ended.err
+    assert 0o600 == stat.S_IMODE(errors.stat().st_mode)
+    failures = [json.loads(line) for line in errors.read_text().splitlines()]
+    named = sorted((failure["requested_id"], failure["error"]) for failure in failures)
+    refused = "InvalidArgumentError"
+    assert [
+        ("..", refused),
+        ("10000001", "BadRequestError"),
+        ("a\x01b", refused),
+        ("c\x02d", refused),
+    ] == named
 
 
 def test_the_commonest_reasons_are_told(crowdtwist: Command, emulator: Emulator) -> None:
@@ -507,17 +519,17 @@ def test_progress_is_one_line() -> None:
         ),
         pytest.param(
             ["points", USER, "--members", "10000000a"],
-            "the value of --members is not one that it takes: see crowdtwist points --help",
+            "the value of --members is not one that it takes \\(a whole number\\): see crowdtwist points --help",
             id="no-number",
         ),
         pytest.param(
             ["points", USER, "--id-type", "username"],
-            "the value of --id-type is not one that it takes: see crowdtwist points --help",
+            "the value of --id-type is not one that it takes \\(id, email, third_party_id, mobile_phone_number\\): see crowdtwist points --help",
             id="id-type-of-another-endpoint",
         ),
         pytest.param(
             ["purchases", USER, "--date-start", "yesterday"],
-            "the value of --date-start is not one that it takes: see crowdtwist purchases --help",
+            "the value of --date-start is not one that it takes \\(a day like 2026-01-31\\): see crowdtwist purchases --help",
             id="no-date",
         ),
         pytest.param(
@@ -532,7 +544,7 @@ def test_progress_is_one_line() -> None:
         ),
         pytest.param(
             ["export", "points", "-o", "-", "--concurrency", "many"],
-            "the value of --concurrency is not one that it takes: see crowdtwist export points --help",
+            "the value of --concurrency is not one that it takes \\(a whole number\\): see crowdtwist export points --help",
             id="concurrency",
         ),
         pytest.param(

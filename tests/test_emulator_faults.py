@@ -285,3 +285,27 @@ def test_fault_shows_neither_user_nor_body() -> None:
     fault = Fault.status(500, body=b"canary", user="canary", headers={"x": "canary"})
 
     assert "canary" not in repr(fault)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Fault("stauts"),  # type: ignore[arg-type]  # the mistake
+        lambda: Fault.status(9),
+        lambda: Fault.status("503"),  # type: ignore[arg-type]  # the mistake
+        lambda: Fault.delay(-1),
+        lambda: Fault.reset(endpoint="rewards"),
+    ],
+    ids=["kind", "code", "text", "negative delay", "endpoint"],
+)
+def test_faults_that_could_never_happen_are_refused(make: Callable[[], Fault]) -> None:
+    """A misspelt fault must not make a test pass because nothing goes wrong."""
+    with pytest.raises(ValueError, match="must be|can't be"):
+        make()
+
+
+@pytest.mark.parametrize("fault", [503, [Fault.reset()], "reset"], ids=["number", "list", "text"])
+def test_what_is_no_fault_is_not_queued(fault: Any) -> None:
+    """A script takes faults one by one."""
+    with pytest.raises(TypeError, match="script takes faults"):
+        Emulator().script(fault)

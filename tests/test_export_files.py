@@ -307,3 +307,27 @@ def test_a_closed_standard_output_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(ConfigurationError, match="^standard output is closed: name a file$"):
         Output("-", "points")
+
+
+def test_an_output_without_rows_leaves_nothing(tmp_path: Path) -> None:
+    """An export that fails before its first row has nothing to point to."""
+    output = Output(str(tmp_path / "out.jsonl"), "rewards")
+    assert output.abandon() is None
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_failures_that_can_not_be_written_are_told(tmp_path: Path) -> None:
+    """A folder in the place of the file of failures is an error that names it."""
+    (tmp_path / "out.jsonl.errors.jsonl").mkdir()
+    output = Output(str(tmp_path / "out.jsonl"), "rewards")
+    assert output.errors_file is None
+    with pytest.raises(StorageError, match="errors.jsonl can't be written"):
+        output.note_failure({"requested_id": "7"})
+    output.abandon()
+
+
+def test_failures_of_an_export_to_standard_output_have_no_file() -> None:
+    """There is no place beside it."""
+    output = Output("-", "rewards")
+    output.note_failure({"requested_id": "7"})
+    assert output.errors_file is None

@@ -48,10 +48,15 @@ class Collected:
 
     def __init__(self) -> None:
         self.batches: list[list[Row]] = []
+        self.failures: list[Row] = []
 
     def write(self, rows: Iterable[Row]) -> None:
         """Keep them."""
         self.batches.append(list(rows))
+
+    def note_failure(self, failure: Row) -> None:
+        """Keep a failed member's line."""
+        self.failures.append(failure)
 
     @property
     def rows(self) -> list[Row]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin
 
 import anyio
 from cyclopts import (
@@ -81,8 +81,18 @@ def _explained(error: CycloptsError) -> str:
         case RepeatArgumentError():
             problem = f"{error.token.keyword} is given twice"
         case _:
-            problem = f"the value of {name} is not one that it takes"
+            problem = f"the value of {name} is not one that it takes{_allowed(error)}"
     return f"{problem}: see {command} --help"
+
+
+def _allowed(error: CycloptsError) -> str:
+    """What an argument takes, where a few words say it."""
+    hint = error.argument.hint if error.argument is not None else None
+    if get_origin(hint) is Literal:
+        return f" ({', '.join(get_args(hint))})"
+    words = {date: "a day like 2026-01-31", int: "a whole number", float: "a number"}
+    kinds = [words[kind] for kind in (hint, *get_args(hint)) if kind in words]
+    return f" ({kinds[0]})" if kinds else ""
 
 
 @Parameter(name="*")

@@ -64,6 +64,8 @@ async def export(connection: Connection, source: Source, options: ExportOptions)
             console.print(f"The export is not complete. What it has so far is in {left}.")
         raise
     _summarise(console, source.name, options.target, report)
+    if output.errors_file is not None:
+        console.print(f"The failed members are in {output.errors_file}.")
     if emulator is not None:
         served = emulator.stats
         console.print(f"The emulator served {served.rows:,} rows in {served.requests:,} requests.")

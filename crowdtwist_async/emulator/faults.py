@@ -5,13 +5,14 @@ What can go wrong on the way to an answer, and which request it happens to.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from crowdtwist_async.emulator.answers import HTML_TYPE, JSON_TYPE, Answer, Headers, refusal
-from crowdtwist_async.emulator.calls import POINTS, Call
+from crowdtwist_async.emulator.calls import POINTS, PURCHASES, REWARDS, Call
 
 Kind = Literal["status", "delay", "stall", "reset", "truncate", "drift", "rewrite"]
 
@@ -53,8 +54,16 @@ class Fault:
     change: Callable[[Any], Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}")
+        if self.endpoint not in (None, POINTS, REWARDS, PURCHASES):
+            raise ValueError(f"endpoint must be {POINTS}, {REWARDS} or {PURCHASES}")
         if not 0.0 <= self.fraction <= 1.0:
             raise ValueError("fraction must be from 0 to 1")
+        if not 0.0 <= self.seconds < math.inf:
+            raise ValueError("seconds can't be negative or endless")
+        if type(self.code) is not int or not 100 <= self.code <= 999:
+            raise ValueError("code must be an int from 100 to 999")
 
     @classmethod
     def status(
@@ -184,7 +193,10 @@ class FaultQueue:
 
     def extend(self, faults: Iterable[Fault | None]) -> None:
         """Queue more; `None` lets one request pass."""
-        self._script.extend(faults)
+        for fault in faults:
+            if fault is not None and not isinstance(fault, Fault):
+                raise TypeError(f"script takes faults such as Fault.status(503), and None, not {fault!r}")
+            self._script.append(fault)
 
     def take(self, call: Call) -> Fault | None:
         """Remove and return what happens to this request; `None` is nothing."""

@@ -41,6 +41,8 @@ class Output:
         self._path = None if target == "-" else Path(target)
         self._place = "standard output" if self._path is None else target
         self._encode = _encoder(self._path)
+        self._written = False
+        self._errors: BinaryIO | None = None
         self._file: BinaryIO
         if self._path is None:
             if sys.stdout is None:
@@ -68,6 +70,7 @@ class Output:
             StorageError: The disk is full, or the file can't be written any more.
             BrokenPipeError: Nobody reads standard output any more.
         """
+        self._written = True
         try:
             self._file.write(self._encode(rows))
             if self._path is None:
@@ -76,6 +79,28 @@ class Output:
             raise
         except OSError as error:
             raise _storage_error(self._place, error) from None
+
+    def note_failure(self, failure: Row) -> None:
+        """
+        Append a failed member to `OUT.errors.jsonl`, which is made with the first one.
+
+        Raises:
+            StorageError: It can't be written.
+        """
+        if self._path is None:
+            return
+        try:
+            if self._errors is None:
+                self._errors = _create(self._path.with_name(self._path.name + ".errors.jsonl"))
+            self._errors.write(_json_lines([failure]))
+            self._errors.flush()
+        except OSError as error:
+            raise _storage_error(f"{self._place}.errors.jsonl", error) from None
+
+    @property
+    def errors_file(self) -> str | None:
+        """Where the failed members stand, if there are any and the output is a file."""
+        return f"{self._place}.errors.jsonl" if self._errors is not None else None
 
     def complete(self) -> None:
         """
@@ -87,18 +112,26 @@ class Output:
         if self._path is None:
             return
         try:
-            self._file.close()
+            self._close()
             self._partial(self._path).replace(self._path)
         except OSError as error:
             raise _storage_error(self._place, error) from None
 
     def abandon(self) -> str | None:
-        """Leave what is written so far; return where, if it is a file."""
+        """Leave the rows that are written so far; return where, if there are any and it is a file."""
         if self._path is None:
             return None
+        partial = self._partial(self._path)
         with suppress(OSError):  # a full disk is told already
-            self._file.close()
-        return str(self._partial(self._path))
+            self._close()
+            if not self._written:
+                partial.unlink()
+        return str(partial) if self._written else None
+
+    def _close(self) -> None:
+        if self._errors is not None:
+            self._errors.close()
+        self._file.close()
 
     @staticmethod
     def _partial(path: Path) -> Path:

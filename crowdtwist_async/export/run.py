@@ -51,7 +51,8 @@ class Run:
 
     def __init__(self, client: CrowdTwistClient, source: Source, output: Output) -> None:
         self.report = Report()
-        self._client = client
+        # A member may wait for its turn, and for a server that asks for a pause, as long as it takes.
+        self._client = client.with_options(deadline=None)
         self._source = source
         self._output = output
         self._writing = anyio.Lock()
@@ -111,8 +112,19 @@ class Run:
         except CrowdTwistError as error:
             self.report.failed += 1
             self.report.failures[f"{type(error).__name__}: {error.reason}"] += 1
+            await anyio.to_thread.run_sync(self._output.note_failure, self._failure(user_id, error))
         else:
             await self._write(rows)
+
+    def _failure(self, user_id: str, error: CrowdTwistError) -> Row:
+        """A failed member's line in the file of failures."""
+        return {
+            # What can't be encoded is refused as an id, and still has to be named.
+            "requested_id": user_id.encode(errors="backslashreplace").decode(),
+            "requested_id_type": str(self._source.id_type),
+            "error": type(error).__name__,
+            "message": str(error),
+        }
 
     async def _write(self, rows: list[Row]) -> None:
         """Write a member's rows together, off the event loop."""
