@@ -7,10 +7,12 @@ The iterators are classes, not generators, so leaving a loop early leaves nothin
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 from crowdtwist_async._cursor import Position
 from crowdtwist_async._page_walk import PageWalk, Route
+from crowdtwist_async._prefetch import prefetching
 from crowdtwist_async.errors import CrowdTwistError
 from crowdtwist_async.models import Page
 
@@ -45,9 +47,31 @@ class Pager(Generic[T]):
         self._latest = PageWalk(self._route)
         return _Pages(self._latest)
 
-    async def collect(self) -> list[T]:
+    @asynccontextmanager
+    async def prefetch(self, ahead: int) -> AsyncIterator[Prefetched[T]]:
+        """
+        Walk with the next pages on their way: `async with pager.prefetch(4) as items`.
+
+        The same items in the same order, with the same errors, as without; after the first page
+        up to `ahead` requests are on the way, and so many pages held. Where the counts are too
+        high, as many requests may be in vain. Leaving the block cancels what is under way.
+
+        Args:
+            ahead: Pages to fetch ahead, 1 or more.
+
+        Raises:
+            InvalidArgumentError: `ahead` is below 1.
+        """
+        async with prefetching(self._route, ahead) as walk:
+            self._latest = walk
+            yield Prefetched(walk)
+
+    async def collect(self, prefetch: int = 1) -> list[T]:
         """
         Walk to the end.
+
+        Args:
+            prefetch: Pages to fetch ahead; 1 fetches page by page.
 
         Returns:
             All items. The list grows with the walk: iterate to keep memory constant.
@@ -56,7 +80,10 @@ class Pager(Generic[T]):
             CrowdTwistError: Its cursor is where the walk began, as no item was handed out.
         """
         try:
-            return [item async for item in self]
+            if prefetch == 1:
+                return [item async for item in self]
+            async with self.prefetch(prefetch) as items:
+                return [item async for item in items]
         except CrowdTwistError as error:
             error.cursor = self._route.cursor(self._route.start)
             raise
@@ -81,6 +108,30 @@ class Pager(Generic[T]):
     def total(self) -> int | None:
         """The rows in all, as the latest page says; `None` before it, or if it does not say."""
         return self._latest.total
+
+
+class Prefetched(Generic[T]):
+    """The items of one walk, fetched ahead: `async for item in items`."""
+
+    def __init__(self, walk: PageWalk[T]) -> None:
+        self._walk = walk
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return _Items(self._walk)
+
+    def pages(self) -> AsyncIterator[Page[T]]:
+        """Walk page by page, as `Pager.pages` does."""
+        return _Pages(self._walk)
+
+    @property
+    def cursor(self) -> str:
+        """Where this walk stands: valid after every item that was taken, whatever was fetched ahead."""
+        return self._walk.cursor
+
+    @property
+    def total(self) -> int | None:
+        """The rows in all, as the latest page that was taken says."""
+        return self._walk.total
 
 
 class _Pages(AsyncIterator[Page[T]]):

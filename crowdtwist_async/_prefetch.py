@@ -1,0 +1,123 @@
+"""
+Fetching pages before they are wanted: the same walk, over pages that are already on their way.
+
+`PageWalk` still decides page by page, so the items, their order and the errors are those of the
+walk without prefetching; only where the counts say that pages are to come, they are asked for early.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from crowdtwist_async._arguments import checked_integer
+from crowdtwist_async._page_walk import PageWalk, Route
+from crowdtwist_async._protocol import Call
+from crowdtwist_async._walk import Seen
+from crowdtwist_async.errors import ClientClosedError
+from crowdtwist_async.models import Page
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def prefetching(route: Route[T], ahead: int) -> AsyncIterator[PageWalk[T]]:
+    """
+    Give a walk whose next pages are fetched while one is processed.
+
+    Leaving cancels what is under way. An error of the caller's own passes as it is, not in the
+    group that a task group would make of it.
+    """
+    checked_integer(ahead, "prefetch", least=1)
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        ahead_of = _Ahead(route, ahead, tasks)
+        try:
+            yield PageWalk(route._replace(fetch=ahead_of.fetch))
+        except Exception as error:  # noqa: BLE001 - raised below, outside the task group
+            failure = error
+        ahead_of.over = True
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+class _Coming(Generic[T]):
+    """A page that was asked for, and what came of it."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.done = anyio.Event()
+        self.outcome: Page[T] | Exception
+        """Set before `done`."""
+
+
+class _Ahead(Generic[T]):
+    """Keeps as many pages on their way, or held, as are allowed."""
+
+    def __init__(self, route: Route[T], ahead: int, tasks: TaskGroup) -> None:
+        self.over = False
+        self._route = route
+        self._ahead = ahead
+        self._tasks = tasks
+        self._coming: dict[int, _Coming[T]] = {}
+        self._last: int | None = None
+        """The last page that the counts know of; `None` before the first page."""
+        self._rows_left = math.inf if route.max_items is None else route.max_items + route.start.taken
+        # A backward walk that looks for its start reads page 1 first, and keeps it.
+        self._lowest = 2 if route.reverse and route.start.page is None else 1
+
+    async def fetch(self, call: Call[Page[T]]) -> Page[T]:
+        """The page that the walk wants now; wanted twice, it is fetched twice."""
+        if self.over:
+            raise ClientClosedError("the prefetch is over: use its items inside its `async with`")
+        number = 1 if call.page is None else call.page
+        size = call.page_size
+        wanted = [number, *self._following(number, self._rows_left - size, size)][: self._ahead]
+        coming = self._keep(call, wanted)[number]
+        await coming.done.wait()
+        del self._coming[number]
+        if isinstance(coming.outcome, Exception):
+            raise coming.outcome
+        self._look_beyond(call, coming.outcome)
+        return coming.outcome
+
+    def _look_beyond(self, call: Call[Page[T]], page: Page[T]) -> None:
+        """Ask for what follows a page, while that page is processed."""
+        self._last = max(Seen.of(page, call.page_size).counted_pages, default=1)
+        self._rows_left -= len(page)
+        if len(page) or page.number < 1:
+            self._keep(call, self._following(page.number, self._rows_left, call.page_size)[: self._ahead])
+
+    def _following(self, number: int, rows_left: float, size: int) -> Sequence[int]:
+        """The pages that come after this one, by the counts and by how many rows are wanted."""
+        if self._last is None or rows_left <= 0:
+            return ()
+        most = self._ahead if rows_left == math.inf else min(self._ahead, -int(-rows_left // size))
+        if self._route.reverse:
+            return range(number - 1, max(number - 1 - most, self._lowest - 1), -1)
+        first = max(number + 1, 1)
+        return range(first, min(first + most, self._last + 1))
+
+    def _keep(self, call: Call[Page[T]], numbers: Sequence[int]) -> dict[int, _Coming[T]]:
+        """Have just these pages on their way or held."""
+        for number in self._coming.keys() - set(numbers):
+            self._coming.pop(number).scope.cancel()
+        for number in numbers:
+            if number not in self._coming:
+                coming = self._coming[number] = _Coming()
+                self._tasks.start_soon(self._fetch, call.at_page(number), coming)
+        return self._coming
+
+    async def _fetch(self, call: Call[Page[T]], coming: _Coming[T]) -> None:
+        with coming.scope:
+            try:
+                coming.outcome = await self._route.fetch(call)
+            except Exception as error:  # noqa: BLE001 - the walk raises it when it gets there
+                coming.outcome = error
+            coming.done.set()
