@@ -23,8 +23,8 @@ from crowdtwist_async.errors import (
 )
 
 _SECONDS = r"[0-9]{1,12}(\.[0-9]{1,9})?"
-_RATE_LIMIT_LEAST = 1.0
-"""Seconds below which a 429 without `Retry-After` is not worth trying again."""
+RATE_LIMIT_LEAST = 1.0
+"""Seconds that a 429 without a readable `Retry-After` pauses everything for."""
 _BEYOND_DOUBT = 31
 """Doublings after which any `max_delay` is reached."""
 
@@ -82,7 +82,7 @@ def delay_before_retry(
         return asked if asked <= policy.max_retry_after else None
     longest: float = min(policy.max_delay, policy.initial * 2 ** min(attempts - 1, _BEYOND_DOUBT))
     if isinstance(error, RateLimitError):
-        return _RATE_LIMIT_LEAST + jitter() * longest
+        return RATE_LIMIT_LEAST + jitter() * longest
     return jitter() * longest
 
 

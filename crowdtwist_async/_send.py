@@ -11,13 +11,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import anyio
 
 from crowdtwist_async._budget import Budget
 from crowdtwist_async._config import Settings
+from crowdtwist_async._permits import Permits
 from crowdtwist_async._protocol import Call
+from crowdtwist_async._quota import RetryQuota
 from crowdtwist_async._replies import read_reply
 from crowdtwist_async._retry import RetryPolicy, delay_before_retry
 from crowdtwist_async._secrets import Redactor
@@ -32,7 +35,9 @@ from crowdtwist_async.transports import Reply, Request, Transport, timeout_error
 
 T = TypeVar("T")
 
-_ADVICE = "many calls at once wait in line, so start fewer of them, or give deadline=None"
+_ADVICE = (
+    "for many users at once use fan_out, which starts no more calls than can be served, or deadline=None"
+)
 logger = logging.getLogger("crowdtwist_async")
 # A program that has not set up logging is not told of retries on its standard error.
 logger.addHandler(logging.NullHandler())
@@ -47,16 +52,22 @@ class Options(NamedTuple):
 
 
 class Stats:
-    """What a client has sent so far."""
+    """What was sent so far."""
 
     def __init__(self) -> None:
         self.requests = 0
         """Requests, retries included."""
         self.retries = 0
         """Requests that were sent again after a failure."""
+        self.permit_seconds = 0.0
+        """Seconds that calls waited for the budget, all together."""
 
     def __repr__(self) -> str:
-        return f"Stats(requests={self.requests}, retries={self.retries})"
+        return f"Stats(requests={self.requests}, retries={self.retries}, permit_seconds={self.permit_seconds:.1f})"
+
+
+METER: ContextVar[Stats | None] = ContextVar("METER", default=None)
+"""Counts what the current task and those that it starts send, beside the client's own count."""
 
 
 class Sender:
@@ -78,11 +89,11 @@ class Sender:
         """Set when the client closes: calls that still wait end with it."""
         self._settings = settings
         self._transport = transport
-        self._budget = budget
         self._clock = clock
         self._sleep = sleep
         self._slots = anyio.Semaphore(max_in_flight, fast_acquire=True)
-        self._permit_gate = anyio.Lock(fast_acquire=True)
+        self._permits = Permits(budget, clock, sleep)
+        self._quota = RetryQuota()
 
     async def send(self, call: Call[T], options: Options) -> T:
         """
@@ -91,7 +102,7 @@ class Sender:
         Raises:
             CrowdTwistError: The last attempt's error, or `DeadlineExceededError`.
         """
-        progress = _Progress(call, self._clock(), options.deadline)
+        progress = _Progress(call, self._clock(), options.deadline, _counted_in(self.stats))
         try:
             outcome = await self._until_done(call, options, progress)
         except BaseException as error:
@@ -109,21 +120,19 @@ class Sender:
         while True:
             outcome = await self._with_slot(call, options, progress, redact)
             if not isinstance(outcome, CrowdTwistError):
+                self._quota.give_back(progress.retry_cost)
                 return outcome
             if isinstance(outcome, DeadlineExceededError):
                 return outcome
+            with anyio.move_on_after(progress.left(self._clock())):
+                await self._permits.heed(outcome, call.base.origin, options.retry.max_retry_after)
             delay = self._delay(outcome, options, progress)
-            if delay is None or delay >= progress.left(self._clock()):
+            if delay is None:
                 return outcome
             progress.last_error = outcome
-            self.stats.retries += 1
-            logger.warning(
-                "%s: attempt %d failed with %s, next in %.2f s",
-                call.endpoint.name,
-                progress.attempts,
-                type(outcome).__name__,
-                delay,
-            )
+            for stats in progress.stats:
+                stats.retries += 1
+            _log_retry(call, outcome, progress, delay)
             if delay > 0:
                 await self._sleep(delay)
 
@@ -133,31 +142,47 @@ class Sender:
             # The server had closed the kept-alive connection: that was no attempt.
             progress.uncounted = 1
             return 0.0
-        return delay_before_retry(error, progress.attempts - progress.uncounted, options.retry)
+        delay = delay_before_retry(error, progress.attempts - progress.uncounted, options.retry)
+        if delay is None or delay >= progress.left(self._clock()):
+            return None
+        cost = self._quota.take(error)
+        if cost is None:
+            return None
+        progress.retry_cost = cost
+        return delay
 
     async def _with_slot(
         self, call: Call[T], options: Options, progress: _Progress[T], redact: Redactor
     ) -> T | CrowdTwistError:
-        """Take a slot, then a permit, then send at once."""
+        """Sit out a pause of the host, take a slot, then a permit, then send at once."""
+        if self._permits.host_pause(call.base.origin) > 0:
+            if self._permits.host_pause(call.base.origin) >= progress.left(self._clock()):
+                return progress.deadline_passed("before the end of a pause that the host asked for")
+            await self._permits.sit_out(call.base.origin)
         with anyio.move_on_after(progress.left(self._clock())) as waiting:
             await self._slots.acquire()
         if waiting.cancelled_caught:
             return progress.deadline_passed(f"waiting for one of the max_in_flight slots: {_ADVICE}")
         try:
-            with anyio.move_on_after(progress.left(self._clock())) as waiting:
-                await self._take_permit()
-            if waiting.cancelled_caught:
-                return progress.deadline_passed(f"waiting for a permit of the request budget: {_ADVICE}")
-            return await self._attempt(call, options, progress, redact)
+            refusal = await self._take_permit(progress)
+            return refusal or await self._attempt(call, options, progress, redact)
         finally:
             self._slots.release()
 
-    async def _take_permit(self) -> None:
-        """First come, first served: only the head of the line reserves and sleeps."""
-        async with self._permit_gate:
-            seconds = await self._budget.reserve()
-            if seconds > 0:
-                await self._sleep(seconds)
+    async def _take_permit(self, progress: _Progress[T]) -> CrowdTwistError | None:
+        """Wait for a permit; the error, if there is none in time."""
+        started = self._clock()
+        with anyio.move_on_after(progress.left(started)) as waiting:
+            try:
+                await self._permits.take()
+            except Exception as error:  # noqa: BLE001 - the text of a budget's error may hold its password
+                return TransportError(f"the request budget raised {type(error).__name__}")
+        now = self._clock()
+        for stats in progress.stats:
+            stats.permit_seconds += now - started
+        if waiting.cancelled_caught or progress.left(now) <= 0:
+            return progress.deadline_passed(f"waiting for a permit of the request budget: {_ADVICE}")
+        return None
 
     async def _attempt(
         self, call: Call[T], options: Options, progress: _Progress[T], redact: Redactor
@@ -166,11 +191,10 @@ class Sender:
             return ClientClosedError("the client was closed while this call waited")
         started = self._clock()
         left = progress.left(started)
-        if left <= 0:
-            return progress.deadline_passed("before an attempt")
         request = call.request(self._settings, min(options.timeout, left))
         progress.attempts += 1
-        self.stats.requests += 1
+        for stats in progress.stats:
+            stats.requests += 1
         reply = await self._exchange(request)
         if reply is None and left <= options.timeout:
             return progress.deadline_passed(f"in an attempt (phase: {request.phase})")
@@ -198,13 +222,19 @@ class Sender:
 class _Progress(Generic[T]):
     """How far one call is; it holds no key, as it stays in the frame that raises."""
 
-    def __init__(self, call: Call[T], started: float, deadline: float | None) -> None:
+    def __init__(
+        self, call: Call[T], started: float, deadline: float | None, stats: tuple[Stats, ...]
+    ) -> None:
         self.call = call
+        self.stats = stats
+        """Where its requests are counted."""
         self.started = started
         self.deadline = deadline
         self.attempts = 0
         self.uncounted = 0
         """Attempts on a connection that the server had closed already."""
+        self.retry_cost = 0
+        """What the quota took for the latest retry."""
         self.last_error: CrowdTwistError | None = None
 
     def left(self, now: float) -> float:
@@ -225,6 +255,21 @@ class _Progress(Generic[T]):
         error.elapsed = now - self.started
         error.__traceback__ = error.__context__ = error.__cause__ = None
         return error
+
+
+def _counted_in(stats: Stats) -> tuple[Stats, ...]:
+    meter = METER.get()
+    return (stats,) if meter is None else (stats, meter)
+
+
+def _log_retry(call: Call[Any], error: CrowdTwistError, progress: _Progress[Any], delay: float) -> None:
+    logger.warning(
+        "%s: attempt %d failed with %s, next in %.2f s",
+        call.endpoint.name,
+        progress.attempts,
+        type(error).__name__,
+        delay,
+    )
 
 
 def _log_attempt(request: Request, reply: Any, progress: _Progress[Any], seconds: float) -> None:

@@ -1,0 +1,73 @@
+"""
+One client's way to the budget: a first-come gate, and the pauses that a server asks for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from crowdtwist_async._budget import Budget
+from crowdtwist_async._retry import RATE_LIMIT_LEAST
+from crowdtwist_async.errors import APIStatusError, CrowdTwistError, RateLimitError
+
+_HOST_PAUSE_MOST = 30.0
+"""Seconds of a 503's `Retry-After` that the other calls to its host wait at most."""
+
+
+class Permits:
+    """Hands out the budget's permits, each used at once."""
+
+    def __init__(
+        self, budget: Budget, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self._budget = budget
+        self._clock = clock
+        self._sleep = sleep
+        self._gate = anyio.Lock(fast_acquire=True)
+        self._paused_until = -math.inf
+        self._host_paused_until: dict[str, float] = {}
+
+    async def take(self) -> None:
+        """
+        Wait for a permit: first come, first served.
+
+        Only the head of the line reserves and sleeps, so a caller that is cancelled behind it
+        costs nothing, and one that is cancelled there one permit.
+        """
+        async with self._gate:
+            seconds = await self._budget.reserve()
+            while seconds > 0:
+                await self._sleep(seconds)
+                # A 429 may have come in the meantime.
+                seconds = self._paused_until - self._clock()
+
+    async def heed(self, error: CrowdTwistError, origin: str, longest: float) -> None:
+        """
+        Let everybody wait as the server asks: after a 429 for any host, after a 503 for this one.
+
+        Args:
+            error: What an attempt ended with.
+            origin: The host that it was sent to.
+            longest: The longest pause after a 429, in seconds.
+        """
+        if isinstance(error, RateLimitError):
+            asked = RATE_LIMIT_LEAST if error.retry_after is None else error.retry_after
+            seconds = min(asked, longest)
+            self._paused_until = max(self._paused_until, self._clock() + seconds)
+            await self._budget.penalize(seconds)
+        elif isinstance(error, APIStatusError) and error.status == 503 and error.retry_after:
+            until = self._clock() + min(error.retry_after, _HOST_PAUSE_MOST)
+            self._host_paused_until[origin] = max(self._host_paused_until.get(origin, until), until)
+
+    def host_pause(self, origin: str) -> float:
+        """Seconds that calls to a host still have to wait; 0 or less: none."""
+        return self._host_paused_until.get(origin, -math.inf) - self._clock()
+
+    async def sit_out(self, origin: str) -> None:
+        """Wait for the end of a host's pause, and let nobody burst after it."""
+        while (seconds := self.host_pause(origin)) > 0:
+            await self._sleep(seconds)
+        await self._budget.penalize(0.0)
