@@ -3,7 +3,8 @@ The async client of the Oracle CrowdTwist loyalty API.
 """
 
 from crowdtwist_async._budget import Budget, RateBudget
-from crowdtwist_async._pager import Pager
+from crowdtwist_async._fanout import FanOut, Outcome
+from crowdtwist_async._pager import Pager, Prefetched
 from crowdtwist_async._retry import RetryPolicy
 from crowdtwist_async._send import Stats
 from crowdtwist_async.client import CrowdTwistClient
@@ -60,9 +61,11 @@ __all__ = [
     "DecodeError",
     "ExportError",
     "ExtraData",
+    "FanOut",
     "HttpxTransport",
     "IdType",
     "InvalidArgumentError",
+    "Outcome",
     "Page",
     "Pager",
     "PaginationDriftError",
@@ -72,6 +75,7 @@ __all__ = [
     "Paging",
     "Partner",
     "PointsAwaitingFulfillment",
+    "Prefetched",
     "Purchase",
     "RateBudget",
     "RateLimitError",

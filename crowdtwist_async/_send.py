@@ -35,9 +35,7 @@ from crowdtwist_async.transports import Reply, Request, Transport, timeout_error
 
 T = TypeVar("T")
 
-_ADVICE = (
-    "for many users at once use fan_out, which starts no more calls than can be served, or deadline=None"
-)
+_ADVICE = "for many users at once use fan_out, which starts no more calls than it serves, or deadline=None"
 logger = logging.getLogger("crowdtwist_async")
 # A program that has not set up logging is not told of retries on its standard error.
 logger.addHandler(logging.NullHandler())
@@ -63,7 +61,8 @@ class Stats:
         """Seconds that calls waited for the budget, all together."""
 
     def __repr__(self) -> str:
-        return f"Stats(requests={self.requests}, retries={self.retries}, permit_seconds={self.permit_seconds:.1f})"
+        waited = f"permit_seconds={self.permit_seconds:.1f}"
+        return f"Stats(requests={self.requests}, retries={self.retries}, {waited})"
 
 
 METER: ContextVar[Stats | None] = ContextVar("METER", default=None)
@@ -165,7 +164,9 @@ class Sender:
             return progress.deadline_passed(f"waiting for one of the max_in_flight slots: {_ADVICE}")
         try:
             refusal = await self._take_permit(progress)
-            return refusal or await self._attempt(call, options, progress, redact)
+            if refusal is not None:
+                return refusal
+            return await self._attempt(call, options, progress, redact)
         finally:
             self._slots.release()
 

@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from datetime import date
 from enum import Enum
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar, overload
 
 from crowdtwist_async._arguments import OnDrift, checked_flag, checked_integer, checked_on_drift
 from crowdtwist_async._budget import Budget, RateBudget
 from crowdtwist_async._config import checked_positive, checked_seconds, make_settings, settings_from_env
 from crowdtwist_async._cursor import Position, read_cursor
+from crowdtwist_async._fanout import FanOut, fanning_out
 from crowdtwist_async._page_walk import Route, fingerprint
 from crowdtwist_async._pager import Pager
 from crowdtwist_async._protocol import Call, points_call, purchases_call, rewards_call
@@ -27,6 +30,8 @@ from crowdtwist_async.transports import Transport
 from crowdtwist_async.transports.httpx import HttpxTransport, InjectedClientTransport
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Unchanged(Enum):
@@ -344,6 +349,67 @@ class CrowdTwistClient:
                 on_drift=on_drift,
             )
         )
+
+    @overload
+    def fan_out(
+        self,
+        call: Callable[[K], Pager[V]],
+        keys: Iterable[K] | AsyncIterable[K],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+    ) -> AbstractAsyncContextManager[FanOut[K, list[V]]]: ...
+
+    @overload
+    def fan_out(
+        self,
+        call: Callable[[K], Awaitable[V]],
+        keys: Iterable[K] | AsyncIterable[K],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+    ) -> AbstractAsyncContextManager[FanOut[K, V]]: ...
+
+    def fan_out(
+        self,
+        call: Callable[[Any], Any],
+        keys: Iterable[Any] | AsyncIterable[Any],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+    ) -> AbstractAsyncContextManager[FanOut[Any, Any]]:
+        """
+        Call something for each of many keys: `async with client.fan_out(call, keys) as outcomes`.
+
+        The keys are read as they are worked on, so memory does not grow with their number. Each
+        ends in an `Outcome` with its value or its error; one bad key does not end the run.
+
+        Args:
+            call: Takes a key; returns an awaitable, such as an endpoint coroutine's, or a
+                `Pager`, which is collected.
+            keys: Any iterable or async iterable.
+            concurrency: Keys at once; by default the client's `max_in_flight`.
+            ordered: Give the outcomes in the order of the keys. One slow key holds up at most
+                four times `concurrency` others.
+
+        Returns:
+            A context manager that gives an async iterator of outcomes, with the counters `done`,
+            `failed`, `in_flight`, `requests`, `retries` and `permit_seconds`. Leaving the block
+            cancels what is under way.
+
+        Raises:
+            InvalidArgumentError: An argument can't work; from the call itself. Out of the
+                iteration come `AuthenticationError`, `ConfigurationError` and
+                `ClientClosedError`, which every other key would meet as well, and errors that
+                are not the client's.
+        """
+        if isinstance(keys, str | bytes) or not isinstance(keys, Iterable | AsyncIterable):
+            raise InvalidArgumentError("keys must be an iterable of keys, not one key")
+        if not callable(call):
+            raise InvalidArgumentError("call must take a key, and return an awaitable or a Pager")
+        checked_flag(ordered, "ordered")
+        most = self._session.max_in_flight if concurrency is None else concurrency
+        return fanning_out(call, keys, checked_integer(most, "concurrency", least=1), ordered=ordered)
 
     @property
     def stats(self) -> Stats:

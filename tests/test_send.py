@@ -204,7 +204,7 @@ async def test_the_deadline_covers_waiting_for_a_slot() -> None:
 async def test_the_deadline_covers_waiting_for_a_permit() -> None:
     """A call that gets no permit in time says what bulk callers should do."""
     sender = make_sender(ScriptedTransport(), per_minute=1)
-    sender._budget = RateBudget(1, 1)
+    sender._permits._budget = RateBudget(1, 1)
     await sender.send(CALL, options())
     with pytest.raises(DeadlineExceededError, match="request budget"):
         await sender.send(CALL, options(deadline=0.02))
@@ -216,7 +216,7 @@ async def test_an_attempt_is_not_begun_after_the_deadline() -> None:
     transport = ScriptedTransport()
     sender = make_sender(transport, time, per_minute=60)
     await sender.send(CALL, options())
-    with pytest.raises(DeadlineExceededError, match="before an attempt"):
+    with pytest.raises(DeadlineExceededError, match="waiting for a permit"):
         await sender.send(CALL, options(deadline=0.5))
     assert 1 == len(transport.requests)
 
@@ -257,7 +257,7 @@ async def test_permits_come_evenly_spaced() -> None:
         await sender.send(CALL, options(retry=RetryPolicy(initial=0)))
     assert [0.0, 1.0, 1.0, 1.0] == [0.0, *[seconds for seconds in time.slept if seconds]]
     assert (4, 1) == (sender.stats.requests, sender.stats.retries)
-    assert "Stats(requests=4, retries=1)" == repr(sender.stats)
+    assert "Stats(requests=4, retries=1, permit_seconds=3.0)" == repr(sender.stats)
 
 
 async def count_awaits(call: Callable[[], Awaitable[object]]) -> int:

@@ -1,0 +1,200 @@
+"""
+Fan-out: one call for each of many keys, a bounded number at once, in constant memory.
+
+Workers read the keys as they go, and each key ends in an `Outcome`. A permit of the window is taken
+with a key and given back when the consumer takes its outcome, so a slow consumer, or a slow first
+key of an ordered run, holds up the reading of keys and not the memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar, cast
+
+import anyio
+from attrs import frozen
+
+from crowdtwist_async._pager import Pager
+from crowdtwist_async._send import METER, Stats
+from crowdtwist_async.errors import (
+    AuthenticationError,
+    ClientClosedError,
+    ConfigurationError,
+    CrowdTwistError,
+)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_FATAL = (AuthenticationError, ConfigurationError, ClientClosedError)
+"""Errors that every other key would meet as well: they end the run."""
+_WINDOW = 4
+"""Outcomes that may be begun and not taken yet, as a multiple of the concurrency."""
+
+
+@frozen
+class Outcome(Generic[K, V]):
+    """What came of one key: a value or an error."""
+
+    key: K
+    value: V | None = None
+    error: CrowdTwistError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a value."""
+        return self.error is None
+
+    def unwrap(self) -> V:
+        """
+        Return the value.
+
+        Raises:
+            CrowdTwistError: The key's error.
+        """
+        if self.error is not None:
+            raise self.error
+        return cast("V", self.value)
+
+
+class FanOut(AsyncIterator[Outcome[K, V]]):
+    """The outcomes of a run, as they come or in the order of the keys; and its counters."""
+
+    def __init__(
+        self, call: Callable[[K], Any], keys: Iterable[K] | AsyncIterable[K], window: int, *, ordered: bool
+    ) -> None:
+        self.done = 0
+        """Keys that ended, failed ones included."""
+        self.failed = 0
+        """Keys that ended in an error."""
+        self.in_flight = 0
+        """Keys that are being worked on."""
+        self._stats = Stats()
+        self._call = call
+        self._keys = aiter(keys) if isinstance(keys, AsyncIterable) else _OneByOne(keys)
+        self._ordered = ordered
+        self._window = anyio.Semaphore(window)
+        self._reading = anyio.Lock()
+        self._begun = 0
+        self._taken = 0
+        self._exhausted = False
+        self._failure: Exception | None = None
+        self._ready: deque[Outcome[K, V]] = deque()
+        self._early: dict[int, Outcome[K, V]] = {}
+        """Of an ordered run: what came before its turn."""
+        self._changed = anyio.Event()
+
+    @property
+    def requests(self) -> int:
+        """Requests that the run has sent, retries included."""
+        return self._stats.requests
+
+    @property
+    def retries(self) -> int:
+        """Requests of the run that were sent again after a failure."""
+        return self._stats.retries
+
+    @property
+    def permit_seconds(self) -> float:
+        """Seconds that the run's requests waited for permits, all together."""
+        return self._stats.permit_seconds
+
+    async def __anext__(self) -> Outcome[K, V]:
+        while not self._ready:
+            if self._failure is not None:
+                raise self._failure
+            if self._exhausted and self.done == self._begun:
+                raise StopAsyncIteration
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        self._window.release()
+        return self._ready.popleft()
+
+    async def work(self) -> None:
+        """Work on keys until there are none: what each of the run's tasks does."""
+        METER.set(self._stats)
+        try:
+            while (begun := await self._begin()) is not None:
+                number, key = begun
+                outcome = await self._end(key)
+                self._put(number, outcome)
+        except Exception as error:  # noqa: BLE001 - raised to the consumer, not in a group
+            self._failure = self._failure or error
+        self._changed.set()
+
+    async def _begin(self) -> tuple[int, K] | None:
+        """Take the next key, when the window has room for its outcome."""
+        await self._window.acquire()
+        async with self._reading:
+            if self._exhausted or self._failure is not None:
+                return None
+            try:
+                key = await anext(self._keys)
+            except StopAsyncIteration:
+                self._exhausted = True
+                return None
+            number = self._begun
+            self._begun += 1
+        return number, key
+
+    async def _end(self, key: K) -> Outcome[K, V]:
+        self.in_flight += 1
+        try:
+            pending = self._call(key)
+            value = await (pending.collect() if isinstance(pending, Pager) else pending)
+            return Outcome(key, value)
+        except _FATAL:
+            raise
+        except CrowdTwistError as error:
+            self.failed += 1
+            return Outcome(key, error=error.with_traceback(None))
+        finally:
+            self.in_flight -= 1
+
+    def _put(self, number: int, outcome: Outcome[K, V]) -> None:
+        self.done += 1
+        if self._ordered:
+            self._early[number] = outcome
+            while self._taken in self._early:
+                self._ready.append(self._early.pop(self._taken))
+                self._taken += 1
+        else:
+            self._ready.append(outcome)
+        self._changed.set()
+
+
+@asynccontextmanager
+async def fanning_out(
+    call: Callable[[K], Awaitable[V] | Pager[Any]],
+    keys: Iterable[K] | AsyncIterable[K],
+    concurrency: int,
+    *,
+    ordered: bool,
+) -> AsyncIterator[FanOut[K, V]]:
+    """Run the workers as long as the block lasts; an error of the caller's own passes as it is."""
+    run: FanOut[K, V] = FanOut(call, keys, concurrency * _WINDOW, ordered=ordered)
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        for _ in range(concurrency):
+            tasks.start_soon(run.work)
+        try:
+            yield run
+        except Exception as error:  # noqa: BLE001 - raised below, outside the task group
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+class _OneByOne(AsyncIterator[K]):
+    """Any iterable, as an async one."""
+
+    def __init__(self, keys: Iterable[K]) -> None:
+        self._keys = iter(keys)
+
+    async def __anext__(self) -> K:
+        for key in self._keys:
+            return key
+        raise StopAsyncIteration
