@@ -142,8 +142,8 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
     async def _end(self, key: K) -> Outcome[K, V]:
         self.in_flight += 1
         try:
-            pending = self._call(key)
-            value = await (pending.collect() if isinstance(pending, Pager) else pending)
+            pending: Any = self._call(key)
+            value: V = await (pending.collect() if isinstance(pending, Pager) else pending)
             return Outcome(key, value)
         except _FATAL:
             raise

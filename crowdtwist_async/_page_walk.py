@@ -11,7 +11,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Awaitable, Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from crowdtwist_async._arguments import OnDrift
 from crowdtwist_async._cursor import Position
@@ -31,15 +31,36 @@ T = TypeVar("T")
 _PACKAGE = "crowdtwist_async."
 
 
-class Route(NamedTuple, Generic[T]):
+class Route(Generic[T]):
     """What a walk goes over, and how."""
 
-    call: Call[Page[T]]
-    fetch: Callable[[Call[Page[T]]], Awaitable[Page[T]]]
-    reverse: bool
-    start: Position
-    max_items: int | None
-    on_drift: OnDrift
+    def __init__(
+        self,
+        *,
+        call: Call[Page[T]],
+        fetch: Callable[[Call[Page[T]]], Awaitable[Page[T]]],
+        reverse: bool,
+        start: Position,
+        max_items: int | None,
+        on_drift: OnDrift,
+    ) -> None:
+        self.call = call
+        self.fetch = fetch
+        self.reverse = reverse
+        self.start = start
+        self.max_items = max_items
+        self.on_drift = on_drift
+
+    def fetched_by(self, fetch: Callable[[Call[Page[T]]], Awaitable[Page[T]]]) -> Route[T]:
+        """The same route with its pages from elsewhere."""
+        return Route(
+            call=self.call,
+            fetch=fetch,
+            reverse=self.reverse,
+            start=self.start,
+            max_items=self.max_items,
+            on_drift=self.on_drift,
+        )
 
     def cursor(self, position: Position) -> str:
         """The text for a place in this walk."""

@@ -38,7 +38,7 @@ async def prefetching(route: Route[T], ahead: int) -> AsyncIterator[PageWalk[T]]
     async with anyio.create_task_group() as tasks:
         ahead_of = _Ahead(route, ahead, tasks)
         try:
-            yield PageWalk(route._replace(fetch=ahead_of.fetch))
+            yield PageWalk(route.fetched_by(ahead_of.fetch))
         except Exception as error:  # noqa: BLE001 - raised below, outside the task group
             failure = error
         ahead_of.over = True
