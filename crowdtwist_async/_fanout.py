@@ -143,7 +143,7 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         self.in_flight += 1
         try:
             pending: Any = self._call(key)
-            value: V = await (pending.collect() if isinstance(pending, Pager) else pending)
+            value: Any = await (pending.collect() if isinstance(pending, Pager) else pending)
             return Outcome(key, value)
         except _FATAL:
             raise
