@@ -98,3 +98,10 @@ def bench(session: nox.Session) -> None:
     """Measure; `nox -s bench -- --quick` for a smoke run."""
     _install(session)
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def ceiling(session: nox.Session) -> None:
+    """Run 70 seconds under load, four ways, against a server that judges every 60 seconds of it."""
+    _install(session)
+    session.run("python", "-m", "benchmarks.ceiling", *session.posargs)
