@@ -121,12 +121,6 @@ def main() -> None:
         return
     seconds = float(arguments[1]) if arguments[:1] == ["--seconds"] else 70.0
     if arguments[:1] == ["--run"]:
-        options = {
-            "load": {},
-            "stall": {"stall": 20.0},
-            "idle": {"idle": 15.0},
-            "cancel": {"cancelled": 1 / 3},
-        }
         print(_run(arguments[1], float(arguments[2]), **_SCENARIOS[arguments[1]]))
         return
     command = [sys.executable, "-m", "benchmarks.ceiling", "--run"]
