@@ -49,7 +49,7 @@ class Route(Generic[T]):
         self.reverse = reverse
         self.start = start
         self.max_items = max_items
-        self.on_drift = on_drift
+        self.on_drift: OnDrift = on_drift
 
     def fetched_by(self, fetch: Callable[[Call[Page[T]]], Awaitable[Page[T]]]) -> Route[T]:
         """The same route with its pages from elsewhere."""

@@ -10,7 +10,9 @@ from typing import assert_type
 from crowdtwist_async import (
     Budget,
     CrowdTwistClient,
+    CrowdTwistError,
     HttpxTransport,
+    Outcome,
     Page,
     Pager,
     PointsAwaitingFulfillment,
@@ -44,6 +46,25 @@ async def walks(client: CrowdTwistClient) -> None:
     assert_type(await pager.collect(), list[Purchase])
     assert_type(await client.iter_user_rewards("1").first(), Reward | None)
     assert_type(pager.cursor, str)
+
+
+async def many(client: CrowdTwistClient) -> None:
+    """Prefetch and fan-out."""
+    async with client.iter_user_rewards("1").prefetch(4) as items:
+        async for reward in items:
+            assert_type(reward, Reward)
+        async for page in items.pages():
+            assert_type(page, Page[Reward])
+    assert_type(await client.iter_user_purchases("1").collect(prefetch=8), list[Purchase])
+    async with client.fan_out(client.points_awaiting_fulfillment, ["1", "2"]) as outcomes:
+        async for outcome in outcomes:
+            assert_type(outcome, Outcome[str, PointsAwaitingFulfillment])
+            assert_type(outcome.unwrap(), PointsAwaitingFulfillment)
+            assert_type(outcome.error, CrowdTwistError | None)
+    async with client.fan_out(client.iter_user_purchases, [1, 2], ordered=True) as walks:
+        async for walk in walks:
+            assert_type(walk.unwrap(), list[Purchase])
+        assert_type(walks.requests, int)
 
 
 async def views() -> None:
