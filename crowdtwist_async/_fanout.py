@@ -17,6 +17,7 @@ import anyio
 from attrs import frozen
 
 from crowdtwist_async._pager import Pager
+from crowdtwist_async._prefetch import tasks_of_block
 from crowdtwist_async._send import METER, Stats
 from crowdtwist_async.errors import (
     AuthenticationError,
@@ -71,6 +72,8 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         """Keys that ended in an error."""
         self.in_flight = 0
         """Keys that are being worked on."""
+        self.over = False
+        """Set when the block is left."""
         self._stats = Stats()
         self._call = call
         self._keys = aiter(keys) if isinstance(keys, AsyncIterable) else _OneByOne(keys)
@@ -107,7 +110,10 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
                 raise self._failure
             if self._exhausted and self.done == self._begun:
                 raise StopAsyncIteration
-            self._changed = anyio.Event()
+            if self.over:
+                raise ClientClosedError("the fan-out is over: use its outcomes inside its `async with`")
+            if self._changed.is_set():
+                self._changed = anyio.Event()
             await self._changed.wait()
         self._window.release()
         return self._ready.popleft()
@@ -117,39 +123,42 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         METER.set(self._stats)
         try:
             while (begun := await self._begin()) is not None:
-                number, key = begun
-                outcome = await self._end(key)
-                self._put(number, outcome)
+                outcome = await self._end(begun)
+                self._put(begun.number, outcome)
         except Exception as error:  # noqa: BLE001 - raised to the consumer, not in a group
             self._failure = self._failure or error
         self._changed.set()
 
-    async def _begin(self) -> tuple[int, K] | None:
+    async def _begin(self) -> _Begun[K] | None:
         """Take the next key, when the window has room for its outcome."""
         await self._window.acquire()
         async with self._reading:
-            if self._exhausted or self._failure is not None:
+            if self._stopped():
                 return None
             try:
-                key = await anext(self._keys)
+                begun = _Begun(self._begun, await anext(self._keys))
             except StopAsyncIteration:
                 self._exhausted = True
+            if self._stopped():
                 return None
-            number = self._begun
             self._begun += 1
-        return number, key
+        return begun
 
-    async def _end(self, key: K) -> Outcome[K, V]:
+    def _stopped(self) -> bool:
+        """Whether no key is begun any more."""
+        return self._exhausted or self._failure is not None
+
+    async def _end(self, begun: _Begun[K]) -> Outcome[K, V]:
         self.in_flight += 1
         try:
-            pending: Any = self._call(key)
+            pending: Any = self._call(begun.key)
             value: Any = await (pending.collect() if isinstance(pending, Pager) else pending)
-            return Outcome(key, value)
+            return Outcome(begun.key, value)
         except _FATAL:
             raise
         except CrowdTwistError as error:
             self.failed += 1
-            return Outcome(key, error=error.with_traceback(None))
+            return Outcome(begun.key, error=error.with_traceback(None))
         finally:
             self.in_flight -= 1
 
@@ -175,17 +184,22 @@ async def fanning_out(
 ) -> AsyncIterator[FanOut[K, V]]:
     """Run the workers as long as the block lasts; an error of the caller's own passes as it is."""
     run: FanOut[K, V] = FanOut(call, keys, concurrency * _WINDOW, ordered=ordered)
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
+    del keys  # so that no traceback through this frame shows the users
+    async with tasks_of_block() as tasks:
         for _ in range(concurrency):
             tasks.start_soon(run.work)
         try:
             yield run
-        except Exception as error:  # noqa: BLE001 - raised below, outside the task group
-            failure = error
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        finally:
+            run.over = True
+
+
+class _Begun(Generic[K]):
+    """A key that was read; frames that hold it show no user in a traceback."""
+
+    def __init__(self, number: int, key: K) -> None:
+        self.number = number
+        self.key = key
 
 
 class _OneByOne(AsyncIterator[K]):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
 
@@ -38,11 +39,11 @@ class Permits:
         costs nothing, and one that is cancelled there one permit.
         """
         async with self._gate:
-            seconds = await self._budget.reserve()
-            while seconds > 0:
+            while (seconds := await self._budget.reserve()) > 0:
                 await self._sleep(seconds)
-                # A 429 may have come in the meantime.
-                seconds = self._paused_until - self._clock()
+                if self._paused_until <= self._clock():
+                    break
+                # A 429 came in the meantime: this permit is from before its pause.
 
     async def heed(self, error: CrowdTwistError, origin: str, longest: float) -> None:
         """
@@ -57,7 +58,7 @@ class Permits:
             asked = RATE_LIMIT_LEAST if error.retry_after is None else error.retry_after
             seconds = min(asked, longest)
             self._paused_until = max(self._paused_until, self._clock() + seconds)
-            await self._budget.penalize(seconds)
+            await self._penalize(seconds)
         elif isinstance(error, APIStatusError) and error.status == 503 and error.retry_after:
             until = self._clock() + min(error.retry_after, _HOST_PAUSE_MOST)
             self._host_paused_until[origin] = max(self._host_paused_until.get(origin, until), until)
@@ -66,8 +67,27 @@ class Permits:
         """Seconds that calls to a host still have to wait; 0 or less: none."""
         return self._host_paused_until.get(origin, -math.inf) - self._clock()
 
-    async def sit_out(self, origin: str) -> None:
-        """Wait for the end of a host's pause, and let nobody burst after it."""
+    async def sit_out(self, origin: str, left: Callable[[], float] = lambda: math.inf) -> bool:
+        """
+        Wait for the end of a host's pause, and let nobody burst after it.
+
+        Args:
+            origin: The host.
+            left: Seconds that the caller has left.
+
+        Returns:
+            Whether it is over; a pause that ends after the caller's time is not begun.
+        """
         while (seconds := self.host_pause(origin)) > 0:
+            if seconds >= left():
+                return False
             await self._sleep(seconds)
-        await self._budget.penalize(0.0)
+        if self._host_paused_until.pop(origin, None) is not None:
+            await self._penalize(0.0)
+        return True
+
+    async def _penalize(self, seconds: float) -> None:
+        # A budget that is broken says so when the next permit is wanted; here it must not hide
+        # what the server said.
+        with suppress(Exception):
+            await self._budget.penalize(seconds)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Generic, TypeVar
 
 import anyio
@@ -30,21 +31,38 @@ async def prefetching(route: Route[T], ahead: int) -> AsyncIterator[PageWalk[T]]
     """
     Give a walk whose next pages are fetched while one is processed.
 
-    Leaving cancels what is under way. An error of the caller's own passes as it is, not in the
-    group that a task group would make of it.
+    Leaving cancels what is under way. An error of the caller's own passes as it is.
     """
     checked_integer(ahead, "prefetch", least=1)
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
+    async with tasks_of_block() as tasks:
         ahead_of = _Ahead(route, ahead, tasks)
         try:
             yield PageWalk(route.fetched_by(ahead_of.fetch))
-        except Exception as error:  # noqa: BLE001 - raised below, outside the task group
-            failure = error
-        ahead_of.over = True
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        finally:
+            ahead_of.over = True
+
+
+@asynccontextmanager
+async def tasks_of_block() -> AsyncIterator[TaskGroup]:
+    """
+    A task group whose tasks are cancelled when its block is left.
+
+    What the block raises passes as it is, not in the group that a task group would make of it, and
+    is not lost to a cancellation that comes at the same time.
+    """
+    failure: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            try:
+                yield tasks
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised below, outside the task group
+                failure = error
+            tasks.cancel_scope.cancel()
+    finally:
+        if failure is not None:
+            raise failure
 
 
 class _Coming(Generic[T]):
@@ -65,12 +83,14 @@ class _Ahead(Generic[T]):
         self._route = route
         self._ahead = ahead
         self._tasks = tasks
+        # A cancelled request is under way until its connection is closed.
+        self._room = anyio.Semaphore(ahead, fast_acquire=True)
         self._coming: dict[int, _Coming[T]] = {}
         self._last: int | None = None
         """The last page that the counts know of; `None` before the first page."""
         self._rows_left = math.inf if route.max_items is None else route.max_items + route.start.taken
-        # A backward walk that looks for its start reads page 1 first, and keeps it.
-        self._lowest = 2 if route.reverse and route.start.page is None else 1
+        self._given: set[int] = set()
+        """Pages that the walk got: going backward it keeps those that it reads in search of the end."""
 
     async def fetch(self, call: Call[Page[T]]) -> Page[T]:
         """The page that the walk wants now; wanted twice, it is fetched twice."""
@@ -90,7 +110,10 @@ class _Ahead(Generic[T]):
     def _look_beyond(self, call: Call[Page[T]], page: Page[T]) -> None:
         """Ask for what follows a page, while that page is processed."""
         self._last = max(Seen.of(page, call.page_size).counted_pages, default=1)
-        self._rows_left -= len(page)
+        self._given.add(page.number)
+        if page.number > 1 or not self._route.reverse:
+            # Backward, the rows of page 1 are the last, and it is read first to find the end.
+            self._rows_left -= len(page)
         if len(page) or page.number < 1:
             self._keep(call, self._following(page.number, self._rows_left, call.page_size)[: self._ahead])
 
@@ -100,7 +123,7 @@ class _Ahead(Generic[T]):
             return ()
         most = self._ahead if rows_left == math.inf else min(self._ahead, -int(-rows_left // size))
         if self._route.reverse:
-            return range(number - 1, max(number - 1 - most, self._lowest - 1), -1)
+            return list(islice((page for page in range(number - 1, 0, -1) if page not in self._given), most))
         first = max(number + 1, 1)
         return range(first, min(first + most, self._last + 1))
 
@@ -117,7 +140,8 @@ class _Ahead(Generic[T]):
     async def _fetch(self, call: Call[Page[T]], coming: _Coming[T]) -> None:
         with coming.scope:
             try:
-                coming.outcome = await self._route.fetch(call)
+                async with self._room:
+                    coming.outcome = await self._route.fetch(call)
             except Exception as error:  # noqa: BLE001 - the walk raises it when it gets there
                 coming.outcome = error
             coming.done.set()

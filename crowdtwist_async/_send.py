@@ -153,22 +153,33 @@ class Sender:
     async def _with_slot(
         self, call: Call[T], options: Options, progress: _Progress[T], redact: Redactor
     ) -> T | CrowdTwistError:
-        """Sit out a pause of the host, take a slot, then a permit, then send at once."""
-        if self._permits.host_pause(call.base.origin) > 0:
-            if self._permits.host_pause(call.base.origin) >= progress.left(self._clock()):
-                return progress.deadline_passed("before the end of a pause that the host asked for")
-            await self._permits.sit_out(call.base.origin)
-        with anyio.move_on_after(progress.left(self._clock())) as waiting:
-            await self._slots.acquire()
-        if waiting.cancelled_caught:
-            return progress.deadline_passed(f"waiting for one of the max_in_flight slots: {_ADVICE}")
-        try:
-            refusal = await self._take_permit(progress)
+        """Take a slot, then a permit, then send at once; a pause of the host is sat out without them."""
+        while True:
+            refusal = await self._sit_out(call, progress)
             if refusal is not None:
                 return refusal
-            return await self._attempt(call, options, progress, redact)
-        finally:
-            self._slots.release()
+            with anyio.move_on_after(progress.left(self._clock())) as waiting:
+                await self._slots.acquire()
+            if waiting.cancelled_caught:
+                return progress.deadline_passed(f"waiting for one of the max_in_flight slots: {_ADVICE}")
+            try:
+                if self._permits.host_pause(call.base.origin) > 0:
+                    continue
+                refusal = await self._take_permit(progress)
+                if refusal is not None:
+                    return refusal
+                if self._permits.host_pause(call.base.origin) > 0:
+                    continue
+                return await self._attempt(call, options, progress, redact)
+            finally:
+                self._slots.release()
+
+    async def _sit_out(self, call: Call[T], progress: _Progress[T]) -> CrowdTwistError | None:
+        """Wait for the end of a pause that the host asked for; the error, if that is too late."""
+        with anyio.move_on_after(progress.left(self._clock())):
+            if not await self._permits.sit_out(call.base.origin, lambda: progress.left(self._clock())):
+                return progress.deadline_passed("before the end of a pause that the host asked for")
+        return None
 
     async def _take_permit(self, progress: _Progress[T]) -> CrowdTwistError | None:
         """Wait for a permit; the error, if there is none in time."""
