@@ -120,7 +120,7 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
 
     async def work(self) -> None:
         """Work on keys until there are none: what each of the run's tasks does."""
-        METER.set(self._stats)
+        METER.set((*METER.get(), self._stats))
         try:
             while (begun := await self._begin()) is not None:
                 outcome = await self._end(begun)
@@ -184,7 +184,6 @@ async def fanning_out(
 ) -> AsyncIterator[FanOut[K, V]]:
     """Run the workers as long as the block lasts; an error of the caller's own passes as it is."""
     run: FanOut[K, V] = FanOut(call, keys, concurrency * _WINDOW, ordered=ordered)
-    del keys  # so that no traceback through this frame shows the users
     async with tasks_of_block() as tasks:
         for _ in range(concurrency):
             tasks.start_soon(run.work)

@@ -18,6 +18,7 @@ from crowdtwist_async._cursor import Position
 from crowdtwist_async._protocol import Call
 from crowdtwist_async._walk import MAX_PAGES, Seen, next_backward, next_forward
 from crowdtwist_async.errors import (
+    ClientClosedError,
     CrowdTwistError,
     PaginationDriftError,
     PaginationDriftWarning,
@@ -81,6 +82,8 @@ class PageWalk(Generic[T]):
         """Where a walk that stops now goes on; whoever takes rows off a page moves it."""
         self.total: int | None = None
         """What the latest page says."""
+        self.over = False
+        """Set when the block of a prefetch is left."""
         self._page: Page[T] | None = None
         self._fetched = 0
         self._ahead: dict[int, Page[T]] = {}
@@ -93,6 +96,16 @@ class PageWalk(Generic[T]):
     def cursor(self) -> str:
         """Where this walk stands."""
         return self.route.cursor(self.position)
+
+    def check_open(self) -> None:
+        """
+        Refuse to go on after the block of a prefetch.
+
+        Raises:
+            ClientClosedError: It is left.
+        """
+        if self.over:
+            raise ClientClosedError("the prefetch is over: use its items inside its `async with`")
 
     async def next_page(self) -> Page[T] | None:
         """

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
+from crowdtwist_async._arguments import checked_integer
 from crowdtwist_async._cursor import Position
 from crowdtwist_async._page_walk import PageWalk, Route
 from crowdtwist_async._prefetch import prefetching
@@ -79,6 +80,7 @@ class Pager(Generic[T]):
         Raises:
             CrowdTwistError: Its cursor is where the walk began, as no item was handed out.
         """
+        checked_integer(prefetch, "prefetch", least=1)
         try:
             if prefetch == 1:
                 return [item async for item in self]
@@ -115,9 +117,11 @@ class Prefetched(Generic[T]):
 
     def __init__(self, walk: PageWalk[T]) -> None:
         self._walk = walk
+        self._items = _Items(walk)
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return _Items(self._walk)
+        # The same each time: a second loop goes on where the first one stopped.
+        return self._items
 
     def pages(self) -> AsyncIterator[Page[T]]:
         """Walk page by page, as `Pager.pages` does."""
@@ -142,6 +146,7 @@ class _Pages(AsyncIterator[Page[T]]):
         self._left = _allowed(walk.route)
 
     async def __anext__(self) -> Page[T]:
+        self._walk.check_open()
         page = await self._walk.next_page() if self._left > 0 else None
         taken = _taken_before(self._walk.route, page)
         if page is not None and 0 < taken == len(page):
@@ -163,6 +168,7 @@ class _Items(AsyncIterator[T]):
         self._taken = 0
 
     async def __anext__(self) -> T:
+        self._walk.check_open()
         if self._left <= 0:
             raise StopAsyncIteration
         while self._page is None or self._taken >= len(self._page):

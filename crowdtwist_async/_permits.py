@@ -39,7 +39,7 @@ class Permits:
         costs nothing, and one that is cancelled there one permit.
         """
         async with self._gate:
-            while (seconds := await self._budget.reserve()) > 0:
+            while (seconds := max(await self._budget.reserve(), self._paused_until - self._clock())) > 0:
                 await self._sleep(seconds)
                 if self._paused_until <= self._clock():
                     break

@@ -20,7 +20,6 @@ from crowdtwist_async._arguments import checked_integer
 from crowdtwist_async._page_walk import PageWalk, Route
 from crowdtwist_async._protocol import Call
 from crowdtwist_async._walk import Seen
-from crowdtwist_async.errors import ClientClosedError
 from crowdtwist_async.models import Page
 
 T = TypeVar("T")
@@ -35,11 +34,11 @@ async def prefetching(route: Route[T], ahead: int) -> AsyncIterator[PageWalk[T]]
     """
     checked_integer(ahead, "prefetch", least=1)
     async with tasks_of_block() as tasks:
-        ahead_of = _Ahead(route, ahead, tasks)
+        walk = PageWalk(route.fetched_by(_Ahead(route, ahead, tasks).fetch))
         try:
-            yield PageWalk(route.fetched_by(ahead_of.fetch))
+            yield walk
         finally:
-            ahead_of.over = True
+            walk.over = True
 
 
 @asynccontextmanager
@@ -79,7 +78,6 @@ class _Ahead(Generic[T]):
     """Keeps as many pages on their way, or held, as are allowed."""
 
     def __init__(self, route: Route[T], ahead: int, tasks: TaskGroup) -> None:
-        self.over = False
         self._route = route
         self._ahead = ahead
         self._tasks = tasks
@@ -94,8 +92,6 @@ class _Ahead(Generic[T]):
 
     async def fetch(self, call: Call[Page[T]]) -> Page[T]:
         """The page that the walk wants now; wanted twice, it is fetched twice."""
-        if self.over:
-            raise ClientClosedError("the prefetch is over: use its items inside its `async with`")
         number = 1 if call.page is None else call.page
         size = call.page_size
         wanted = [number, *self._following(number, self._rows_left - size, size)][: self._ahead]

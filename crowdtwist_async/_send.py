@@ -65,8 +65,8 @@ class Stats:
         return f"Stats(requests={self.requests}, retries={self.retries}, {waited})"
 
 
-METER: ContextVar[Stats | None] = ContextVar("METER", default=None)
-"""Counts what the current task and those that it starts send, beside the client's own count."""
+METER: ContextVar[tuple[Stats, ...]] = ContextVar("METER", default=())
+"""Where the current task and those that it starts are counted, beside the client's own count."""
 
 
 class Sender:
@@ -270,8 +270,7 @@ class _Progress(Generic[T]):
 
 
 def _counted_in(stats: Stats) -> tuple[Stats, ...]:
-    meter = METER.get()
-    return (stats,) if meter is None else (stats, meter)
+    return (stats, *METER.get())
 
 
 def _log_retry(call: Call[Any], error: CrowdTwistError, progress: _Progress[Any], delay: float) -> None:

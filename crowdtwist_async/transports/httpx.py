@@ -44,7 +44,6 @@ class _PhaseTrace:
         self._request = request
         self.connected = False
         self.socket: Any = None
-        request.phase = "response"
 
     async def follow(self, event: str, info: Mapping[str, Any]) -> None:
         """Take one event."""

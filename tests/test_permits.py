@@ -1,0 +1,577 @@
+"""
+The way to the budget, and the pauses that servers ask for, in a time that passes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import selectors
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from conftest import KEY, captured_locals
+from scripted import OK, Outcome, ScriptedTransport, status
+from trio.testing import MockClock
+
+from crowdtwist_async import (
+    Budget,
+    CrowdTwistError,
+    DeadlineExceededError,
+    RateBudget,
+    RateLimitError,
+    Reply,
+    Request,
+    RetryPolicy,
+    ServerError,
+    TransportError,
+)
+from crowdtwist_async._config import make_settings
+from crowdtwist_async._permits import Permits
+from crowdtwist_async._protocol import points_call, rewards_call
+from crowdtwist_async._secrets import Secret
+from crowdtwist_async._send import Options, Sender
+
+pytestmark = pytest.mark.anyio
+
+SETTINGS = make_settings(api_key=Secret(KEY), api_url="http://localhost:1", pos_url="http://localhost:2")
+POINTS_CALL = points_call(SETTINGS, "7", "id")
+REWARDS_CALL = rewards_call(SETTINGS, "7", id_type="id")
+POS, API = POINTS_CALL.base.origin, REWARDS_CALL.base.origin
+REWARDS = status(200, b'{"rewards": [], "paging": {"total": 0, "pages": 0}}')
+ONCE = RetryPolicy(max_attempts=1)
+PATIENT = Options(10.0, None, RetryPolicy(initial=0))
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop on which waiting takes no time: when nothing else is to do, the clock jumps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        super().__init__(_Jump(self))
+
+    def time(self) -> float:
+        """Seconds of virtual time."""
+        return self.now
+
+
+class _Jump(selectors.DefaultSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready:
+            if timeout is None:
+                raise RuntimeError("every task waits for another")
+            self._loop.now += timeout
+        return ready
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Run on both event loops, in virtual time."""
+    if request.param == "asyncio":
+        return "asyncio", {"loop_factory": VirtualLoop}
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._started = anyio.current_time()
+
+    @property
+    def seconds(self) -> float:
+        """Rounded to what clocks add up to."""
+        return round(anyio.current_time() - self._started, 6)
+
+
+class TimedTransport(ScriptedTransport):
+    """Writes down when each request came."""
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        super().__init__(*outcomes)
+        self.watch = Stopwatch()
+        self.moments: list[float] = []
+
+    async def send(self, request: Request, /) -> Reply | CrowdTwistError:
+        """Play the next outcome."""
+        self.moments.append(self.watch.seconds)
+        return await super().send(request)
+
+
+def make_budget(per_minute: float = 60, burst: int = 1) -> RateBudget:
+    """A budget on the virtual clock; by default a permit a second."""
+    return RateBudget(per_minute, burst, clock=anyio.current_time)
+
+
+def make_permits(budget: Budget | None = None) -> Permits:
+    """A client's way to a budget, on the virtual clock."""
+    return Permits(budget or make_budget(), anyio.current_time, anyio.sleep)
+
+
+async def take_in_line(permits: Permits, count: int) -> list[float]:
+    """The seconds after which so many callers have their permits, in the order in which they came."""
+    watch = Stopwatch()
+    moments = [math.nan] * count
+
+    async def take(number: int) -> None:
+        await permits.take()
+        moments[number] = watch.seconds
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(count):
+            tasks.start_soon(take, number)
+            await checkpoint()
+    return moments
+
+
+def limited(retry_after: float | None) -> RateLimitError:
+    """A 429."""
+    error = RateLimitError("too many")
+    error.status, error.retry_after = 429, retry_after
+    return error
+
+
+def failed(code: int, retry_after: float | None) -> ServerError:
+    """A 5xx."""
+    error = ServerError("no")
+    error.status, error.retry_after = code, retry_after
+    return error
+
+
+async def test_permits_are_first_come() -> None:
+    """Whoever comes first has the first permit, and each further one an interval later."""
+    assert [0.0, 1.0, 2.0, 3.0, 4.0, 5.0] == await take_in_line(make_permits(), 6)
+
+
+async def test_without_a_ceiling_nobody_waits() -> None:
+    """An unpaced budget hands out everything at once."""
+    assert [0.0] * 50 == await take_in_line(make_permits(make_budget(math.inf)), 50)
+
+
+@pytest.mark.parametrize(
+    ("cancelled", "moments"),
+    [(1, [0.0, 2.0, 3.0]), (2, [0.0, 1.0, 2.0]), (3, [0.0, 1.0, 2.0])],
+    ids=["at the head", "behind the head", "at the end"],
+)
+async def test_cancelling_costs_a_permit_at_the_head_alone(cancelled: int, moments: list[float]) -> None:
+    """Only the head of the line has reserved, so only its cancellation delays those behind it."""
+    permits, watch = make_permits(), Stopwatch()
+    scopes = [anyio.CancelScope() for _ in range(4)]
+    got: list[float] = []
+
+    async def take(number: int) -> None:
+        with scopes[number]:
+            await permits.take()
+            got.append(watch.seconds)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(4):
+            tasks.start_soon(take, number)
+            await checkpoint()
+        await anyio.sleep(0.5)
+        scopes[cancelled].cancel()
+    assert moments == got
+
+
+async def test_cancelling_the_whole_line_costs_one_permit() -> None:
+    """A hundred callers that give up together leave the budget as one of them would."""
+    permits, watch = make_permits(), Stopwatch()
+    with anyio.move_on_after(0.5):
+        await take_in_line(permits, 100)
+    await permits.take()
+    assert 2.0 == watch.seconds
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "longest", "seconds"),
+    [(7.0, 120.0, 7.0), (None, 120.0, 1.0), (0.0, 120.0, 0.0), (86400.0, 120.0, 120.0), (7.0, 0.0, 0.0)],
+    ids=["as asked", "unsaid", "none", "bounded", "not allowed"],
+)
+async def test_a_429_pauses_everybody(retry_after: float | None, longest: float, seconds: float) -> None:
+    """The pause is the `Retry-After`, a second without one, and `max_retry_after` at most."""
+    budget = make_budget(math.inf)
+    permits = make_permits(budget)
+    await permits.heed(limited(retry_after), POS, longest)
+
+    assert [seconds] * 3 == await take_in_line(permits, 3)
+
+
+@pytest.mark.parametrize("pauses", [(30.0, 10.0), (10.0, 30.0), (30.0, 30.0)], ids=str)
+async def test_the_later_of_two_429s_counts(pauses: tuple[float, float]) -> None:
+    """Replies of many calls to one throttling are one pause, not their sum."""
+    permits = make_permits()
+    for seconds in pauses:
+        await permits.heed(limited(seconds), POS, 120.0)
+    assert [30.0, 31.0] == await take_in_line(permits, 2)
+
+
+@pytest.mark.parametrize(
+    ("pauses", "end"),
+    [({0.5: 10.0}, 10.5), ({0.5: 10.0, 5.0: 20.0}, 25.0), ({0.5: 10.0, 5.0: 2.0}, 10.5)],
+    ids=["one", "prolonged", "not shortened"],
+)
+async def test_a_429_is_heeded_by_the_head_that_sleeps(pauses: dict[float, float], end: float) -> None:
+    """The head has its permit already, and waits nevertheless."""
+    permits, watch = make_permits(), Stopwatch()
+    await permits.take()
+
+    async def penalize() -> None:
+        for moment, seconds in pauses.items():
+            await anyio.sleep(moment - watch.seconds)
+            await permits.heed(limited(seconds), POS, 120.0)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(penalize)
+        await permits.take()
+        assert end == watch.seconds
+
+
+async def test_nobody_bursts_after_a_429() -> None:
+    """However many permits a budget hands out at once, after a pause they come one by one."""
+    permits = make_permits(make_budget(60, burst=10))
+    await permits.heed(limited(30.0), POS, 120.0)
+    assert [30.0, 31.0, 32.0, 33.0] == await take_in_line(permits, 4)
+
+
+async def test_the_head_that_sleeps_and_the_next_do_not_leave_a_pause_together() -> None:
+    """The permit that the head had from before the pause is no second one at its end."""
+    permits = make_permits()
+    await permits.take()
+
+    async def penalize() -> None:
+        await anyio.sleep(0.5)
+        await permits.heed(limited(9.5), POS, 120.0)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(penalize)
+        assert [10.0, 11.0, 12.0] == await take_in_line(permits, 3)
+
+
+async def test_a_429_pauses_those_who_share_the_budget() -> None:
+    """What one client was told holds for all on its budget."""
+    budget = make_budget()
+    told, other = make_permits(budget), make_permits(budget)
+    await told.heed(limited(20.0), POS, 120.0)
+    assert [20.0, 21.0] == await take_in_line(other, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (failed(503, 7.0), 7.0),
+        (failed(503, 86400.0), 30.0),
+        (failed(503, None), 0.0),
+        (failed(503, 0.0), 0.0),
+        (failed(500, 7.0), 0.0),
+        (limited(7.0), 0.0),
+        (TransportError("cut"), 0.0),
+    ],
+    ids=["503", "503 for a day", "503 without a time", "503 for nothing", "500", "429", "no reply"],
+)
+async def test_a_503_with_a_time_pauses_its_host_alone(error: CrowdTwistError, seconds: float) -> None:
+    """The host is left alone for as long as it asks, 30 s at most; the other one is not."""
+    permits, watch = make_permits(), Stopwatch()
+    await permits.heed(error, API, 120.0)
+
+    assert (seconds, 0.0) == tuple(max(0.0, permits.host_pause(origin)) for origin in (API, POS))
+    await permits.sit_out(POS)
+    assert 0.0 == watch.seconds
+    await permits.sit_out(API)
+    assert seconds == watch.seconds
+
+
+async def test_a_503_does_not_pause_the_budget() -> None:
+    """Calls to the other host go on."""
+    permits = make_permits()
+    await permits.heed(failed(503, 20.0), API, 120.0)
+    assert [0.0, 1.0] == await take_in_line(permits, 2)
+
+
+@pytest.mark.parametrize("pauses", [(20.0, 5.0), (5.0, 20.0)], ids=str)
+async def test_the_later_of_two_503s_counts(pauses: tuple[float, float]) -> None:
+    """A shorter pause does not end a longer one, nor do they add up."""
+    permits = make_permits()
+    for seconds in pauses:
+        await permits.heed(failed(503, seconds), API, 120.0)
+    assert 20.0 == permits.host_pause(API)
+
+
+async def test_a_host_s_pause_can_be_prolonged() -> None:
+    """Who sits it out stays until the new end."""
+    permits, watch = make_permits(), Stopwatch()
+    await permits.heed(failed(503, 5.0), API, 120.0)
+
+    async def prolong() -> None:
+        await anyio.sleep(3)
+        await permits.heed(failed(503, 9.0), API, 120.0)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(prolong)
+        await permits.sit_out(API)
+    assert 12.0 == watch.seconds
+
+
+async def test_nobody_bursts_after_a_host_s_pause() -> None:
+    """Ten callers who sat it out together send one by one."""
+    permits, watch = make_permits(make_budget(60, burst=10)), Stopwatch()
+    await permits.heed(failed(503, 20.0), API, 120.0)
+    moments: list[float] = []
+
+    async def send() -> None:
+        await permits.sit_out(API)
+        await permits.take()
+        moments.append(watch.seconds)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(send)
+    assert [20.0 + number for number in range(10)] == moments
+
+
+def make_sender(transport: ScriptedTransport, budget: Budget | None = None, slots: int = 64) -> Sender:
+    """A sender in virtual time, by default unpaced."""
+    return Sender(SETTINGS, transport, budget or make_budget(math.inf), slots)
+
+
+def with_deadline(seconds: float | None) -> Options:
+    """Options without retries."""
+    return Options(10.0, seconds, ONCE)
+
+
+async def raised(call: Callable[[], Awaitable[object]]) -> CrowdTwistError:
+    """The error that a call ends with, in an hour at most."""
+    with pytest.raises(CrowdTwistError) as caught, anyio.fail_after(3600):
+        await call()
+    return caught.value
+
+
+async def test_all_calls_of_all_clients_wait_for_the_end_of_a_429() -> None:
+    """After one 429, its own retry, its client's calls and another client's come one an interval."""
+    budget = make_budget()
+    ours, theirs = TimedTransport(status(429, retry_after="7"), OK), TimedTransport()
+    told, other = make_sender(ours, budget), make_sender(theirs, budget)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(told.send, POINTS_CALL, PATIENT)
+        await anyio.sleep(0.5)
+        for sender in (told, told, other, other):
+            tasks.start_soon(sender.send, POINTS_CALL, PATIENT)
+    assert (4, 2) == (len(ours.moments), len(theirs.moments))
+    assert [0.0, 7.0, 8.0, 9.0, 10.0, 11.0] == sorted(ours.moments + theirs.moments)
+
+
+async def test_a_429_beyond_max_retry_after_is_raised_and_pauses_as_long_as_allowed() -> None:
+    """The call that was told ends at once; the next waits for `max_retry_after`, not for a day."""
+    transport = TimedTransport(status(429, retry_after="86400"), OK)
+    sender = make_sender(transport)
+    patience = Options(10.0, None, RetryPolicy(max_retry_after=40))
+
+    assert isinstance(await raised(lambda: sender.send(POINTS_CALL, patience)), RateLimitError)
+    await sender.send(POINTS_CALL, patience)
+    assert [0.0, 40.0] == transport.moments
+
+
+async def test_calls_to_a_host_wait_for_the_end_of_its_503() -> None:
+    """Other calls to it wait as the one that was told, calls to the other host not at all."""
+    pos, api = TimedTransport(status(503, retry_after="9"), OK), TimedTransport(REWARDS)
+
+    class Both(ScriptedTransport):
+        async def send(self, request: Request, /) -> Reply | CrowdTwistError:
+            return await (pos if request.origin == POS else api).send(request)
+
+    sender = make_sender(Both())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sender.send, POINTS_CALL, PATIENT)
+        await anyio.sleep(0.5)
+        tasks.start_soon(sender.send, POINTS_CALL, PATIENT)
+        tasks.start_soon(sender.send, REWARDS_CALL, PATIENT)
+    assert ([0.0, 9.0, 9.0], [0.5]) == (pos.moments, api.moments)
+
+
+async def test_calls_that_were_all_told_by_a_503_do_not_burst_after_it() -> None:
+    """Ten calls in flight that get the same `Retry-After` are sent again one by one, not together."""
+    transport = TimedTransport(*[status(503, retry_after="20")] * 10, OK)
+    sender = make_sender(transport, make_budget(60, burst=10))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(sender.send, POINTS_CALL, PATIENT)
+    assert [0.0] * 10 + [20.0 + number for number in range(10)] == transport.moments
+
+
+async def test_a_503_is_heeded_by_a_call_that_waits_for_a_slot() -> None:
+    """A call that came before the 503 and has sent nothing yet waits too."""
+    transport = TimedTransport(status(503, retry_after="9"), OK)
+    sender = make_sender(transport, slots=1)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(sender.send, POINTS_CALL, PATIENT)
+    assert [0.0, 9.0, 9.0] == transport.moments
+
+
+async def test_a_503_is_heeded_by_a_call_that_waits_for_a_permit() -> None:
+    """A permit that comes in the pause of its host is not used for it."""
+
+    async def slow_503(request: Request) -> Reply:
+        await anyio.sleep(0.5)
+        return status(503, retry_after="9")
+
+    transport = TimedTransport(slow_503, OK)
+    sender = make_sender(transport, make_budget(60))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(sender.send, POINTS_CALL, PATIENT)
+    first, *others = transport.moments
+    assert (0.0, 3) == (first, len(others))
+    assert min(others) >= 9.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "deadline", "seconds"),
+    [("9", 9.0, 0.0), ("9", 9.5, None), ("9", None, None), ("3600", 30.0, 0.0), ("3600", 30.5, None)],
+    ids=["too late", "in time", "no deadline", "bounded, too late", "bounded, in time"],
+)
+async def test_a_host_s_pause_that_ends_after_the_deadline_is_refused_at_once(
+    asked: str, deadline: float | None, seconds: float | None
+) -> None:
+    """A call that can't be sent in time says so before it waits."""
+    transport = TimedTransport(status(503, retry_after=asked), OK)
+    sender = make_sender(transport)
+    assert isinstance(await raised(lambda: sender.send(POINTS_CALL, with_deadline(None))), ServerError)
+
+    if seconds is None:
+        await sender.send(POINTS_CALL, with_deadline(deadline))
+        assert [0.0, min(30.0, float(asked))] == transport.moments
+        return
+    error = await raised(lambda: sender.send(POINTS_CALL, with_deadline(deadline)))
+    assert isinstance(error, DeadlineExceededError)
+    assert (seconds, 0, [0.0]) == (error.elapsed, error.attempts, transport.moments)
+    assert "before the end of a pause that the host asked for" in str(error)
+
+
+async def test_a_host_s_pause_that_is_prolonged_does_not_outlast_the_deadline() -> None:
+    """Who sits out a pause that grows beyond the deadline leaves with it."""
+    sender = make_sender(TimedTransport())
+    await sender._permits.heed(failed(503, 5.0), POS, 120.0)
+
+    async def prolong() -> None:
+        await anyio.sleep(3)
+        await sender._permits.heed(failed(503, 30.0), POS, 120.0)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(prolong)
+        error = await raised(lambda: sender.send(POINTS_CALL, with_deadline(8.0)))
+    assert isinstance(error, DeadlineExceededError)
+    assert (True, 0) == ((error.elapsed or 0.0) <= 8.1, error.attempts)
+
+
+class Store:
+    """A shared budget whose store fails in one of its methods."""
+
+    def __init__(self, broken: str, *, hangs: bool = False) -> None:
+        self._broken = broken
+        self._hangs = hangs
+
+    async def reserve(self, n: int = 1, /) -> float:
+        """Fail, or let everybody through."""
+        await self._work("reserve")
+        return 0.0
+
+    async def penalize(self, seconds: float, /) -> None:
+        """Fail, or forget it."""
+        await self._work("penalize")
+
+    async def _work(self, method: str) -> None:
+        if method == self._broken:
+            if self._hangs:
+                await anyio.sleep_forever()
+            raise ConnectionError("redis://:hunter2@store:6379 is away")
+
+
+async def test_a_budget_that_can_t_reserve_is_told_without_its_text() -> None:
+    """Its text may hold a password, its class says enough; without a permit nothing is sent."""
+    transport = ScriptedTransport()
+    sender = make_sender(transport, Store("reserve"))
+    error = await raised(lambda: sender.send(POINTS_CALL, PATIENT))
+    assert (TransportError, "the request budget raised ConnectionError") == (type(error), error.reason)
+    assert ("points_awaiting_fulfillment", "localhost:2", 0) == (error.endpoint, error.host, error.attempts)
+    assert "hunter2" not in captured_locals(error)
+    assert [] == transport.requests
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [(status(429, retry_after="1"), RateLimitError), (status(503, retry_after="1"), ServerError)],
+    ids=["429", "503"],
+)
+async def test_a_budget_that_can_t_pause_hides_no_real_error(
+    reply: Reply, kind: type[CrowdTwistError]
+) -> None:
+    """What the server said reaches the caller after all attempts, and nothing of the store's error."""
+    sender = make_sender(ScriptedTransport(reply), Store("penalize"))
+    error = await raised(lambda: sender.send(POINTS_CALL, PATIENT))
+    assert (kind, 4) == (type(error), error.attempts)
+    assert "hunter2" not in captured_locals(error)
+
+
+async def test_a_budget_that_can_t_pause_does_not_end_calls_that_work() -> None:
+    """A call that sat out a pause of its host is sent all the same."""
+    transport = TimedTransport(status(503, retry_after="1"), OK)
+    sender = make_sender(transport, Store("penalize"))
+    await raised(lambda: sender.send(POINTS_CALL, with_deadline(None)))
+    await sender.send(POINTS_CALL, PATIENT)
+    assert [0.0, 1.0] == transport.moments
+
+
+@pytest.mark.parametrize(
+    ("method", "replies"),
+    [
+        ("reserve", ()),
+        ("penalize", (status(429, retry_after="1"),)),
+        ("penalize", (status(503, retry_after="1"), OK)),
+    ],
+    ids=["reserving", "after a 429", "after a host's pause"],
+)
+async def test_a_budget_that_hangs_does_not_outlast_the_deadline(
+    method: str, replies: tuple[Reply, ...]
+) -> None:
+    """The store of a shared budget may be away: the call ends with its deadline all the same."""
+    sender = make_sender(ScriptedTransport(*replies), Store(method, hangs=True))
+    for _ in replies[1:]:
+        await raised(lambda: sender.send(POINTS_CALL, with_deadline(None)))
+    watch = Stopwatch()
+    await raised(lambda: sender.send(POINTS_CALL, with_deadline(5.0)))
+    assert 5.0 <= watch.seconds <= 5.1
+
+
+async def test_a_call_that_waits_for_a_permit_in_vain_says_how_long() -> None:
+    """The seconds that calls wait for permits are counted, those in vain too."""
+    sender = make_sender(TimedTransport(), make_budget(1))
+    await sender.send(POINTS_CALL, with_deadline(None))
+    error = await raised(lambda: sender.send(POINTS_CALL, with_deadline(5.0)))
+    assert isinstance(error, DeadlineExceededError)
+    assert "fan_out" in str(error)
+    assert (1, 5.0) == (sender.stats.requests, round(sender.stats.permit_seconds, 6))
+
+
+async def test_a_line_that_is_cancelled_and_served_keeps_its_order() -> None:
+    """Whoever is left of a line is served in the order in which it came."""
+    permits = make_permits(make_budget(600))
+    served: list[int] = []
+
+    async def take(number: int) -> None:
+        with anyio.move_on_after(0.05 if number % 3 == 1 else math.inf):
+            await permits.take()
+            served.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(30):
+            tasks.start_soon(take, number)
+            await checkpoint()
+    assert [number for number in range(30) if number % 3 != 1] == served
