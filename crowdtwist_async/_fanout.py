@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar, cast
 
 import anyio
-from attrs import frozen
+from attrs import field, frozen
 
 from crowdtwist_async._pager import Pager
 from crowdtwist_async._prefetch import tasks_of_block
@@ -39,7 +39,7 @@ _WINDOW = 4
 class Outcome(Generic[K, V]):
     """What came of one key: a value or an error."""
 
-    key: K
+    key: K = field(repr=False)
     value: V | None = None
     error: CrowdTwistError | None = None
 
@@ -139,7 +139,9 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
                 begun = _Begun(self._begun, await anext(self._keys))
             except StopAsyncIteration:
                 self._exhausted = True
+                return None
             if self._stopped():
+                # The run failed while a slow iterator gave this key.
                 return None
             self._begun += 1
         return begun
