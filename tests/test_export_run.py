@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -472,3 +473,32 @@ def test_standard_output_is_written_while_the_run_goes_on(monkeypatch: pytest.Mo
     anyio.run(run)
 
     assert [1, 2, 3] == seen
+
+
+@pytest.mark.anyio
+async def test_failures_and_rows_are_written_one_at_a_time() -> None:
+    """The output is not made for two threads at once."""
+    busy = threading.Lock()
+
+    class Strict(Collected):
+        """An output that notices a second writer."""
+
+        def write(self, rows: Iterable[Row]) -> None:
+            """Keep rows, if nobody else writes."""
+            self._alone(lambda: super(Strict, self).write(rows))
+
+        def note_failure(self, failure: Row) -> None:
+            """Keep a failure, if nobody else writes."""
+            self._alone(lambda: super(Strict, self).note_failure(failure))
+
+        def _alone(self, keep: Callable[[], None]) -> None:
+            assert busy.acquire(blocking=False)
+            time.sleep(0.001)
+            keep()
+            busy.release()
+
+    output = Strict()
+    ids = [user_id for number in range(40) for user_id in (str(10_000_000 + number), f"bad\x01{number}")]
+    async with Emulator(api_key=KEY).client() as client:
+        await Run(client, Source("points"), output).finish(ids, 16)  # type: ignore[arg-type]  # works alike
+    assert (40, 40) == (len(output.rows), len(output.failures))

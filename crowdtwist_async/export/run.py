@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -112,7 +113,7 @@ class Run:
         except CrowdTwistError as error:
             self.report.failed += 1
             self.report.failures[f"{type(error).__name__}: {error.reason}"] += 1
-            await anyio.to_thread.run_sync(self._output.note_failure, self._failure(user_id, error))
+            await self._in_turn(self._output.note_failure, self._failure(user_id, error))
         else:
             await self._write(rows)
 
@@ -127,13 +128,17 @@ class Run:
         }
 
     async def _write(self, rows: list[Row]) -> None:
-        """Write a member's rows together, off the event loop."""
-        with anyio.CancelScope(shield=True):
-            async with self._writing:
-                if rows:
-                    await anyio.to_thread.run_sync(self._output.write, rows)
+        """Write a member's rows together."""
+        if rows:
+            await self._in_turn(self._output.write, rows)
         self.report.members += 1
         self.report.rows += len(rows)
+
+    async def _in_turn(self, write: Callable[[Any], None], what: Any) -> None:
+        """Write off the event loop, whole, and one at a time."""
+        with anyio.CancelScope(shield=True):
+            async with self._writing:
+                await anyio.to_thread.run_sync(write, what)
 
     def _count(self) -> None:
         self.report.requests = self._client.stats.requests
