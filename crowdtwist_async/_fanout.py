@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import anyio
-from attrs import field, frozen
 
 from crowdtwist_async._pager import Pager
 from crowdtwist_async._prefetch import tasks_of_block
@@ -35,11 +34,10 @@ _WINDOW = 4
 """Outcomes that may be begun and not taken yet, as a multiple of the concurrency."""
 
 
-@frozen
-class Outcome(Generic[K, V]):
+class Outcome(NamedTuple, Generic[K, V]):
     """What came of one key: a value or an error."""
 
-    key: K = field(repr=False)
+    key: K
     value: V | None = None
     error: CrowdTwistError | None = None
 
@@ -58,6 +56,10 @@ class Outcome(Generic[K, V]):
         if self.error is not None:
             raise self.error
         return cast("V", self.value)
+
+    def __repr__(self) -> str:
+        """Keys are members' ids, so they stay out of logs."""
+        return f"Outcome(value={self.value!r}, error={self.error!r})"
 
 
 class FanOut(AsyncIterator[Outcome[K, V]]):

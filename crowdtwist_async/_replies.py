@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
-import msgspec
-
 from crowdtwist_async._protocol import REWARDS, Call, empty_page, has_entries
 from crowdtwist_async._retry import read_retry_after
 from crowdtwist_async._secrets import Redactor
@@ -74,6 +72,9 @@ def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistE
 
 def _parsed(body: bytes) -> Any:
     """The decoded JSON, or the error as a value; strict UTF-8 and strict JSON, a BOM is tolerated."""
+    # The first reply brings it: a tenth of what this package would add to the import of httpx.
+    import msgspec
+
     try:
         return msgspec.json.decode(body.removeprefix(_BOM))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:

@@ -834,7 +834,7 @@ def test_an_interruption_is_told(crowdtwist: Command, monkeypatch: pytest.Monkey
 def _started_export(*arguments: object) -> subprocess.Popen[str]:
     """An export that has the first of its ids, and waits for more."""
     running = subprocess.Popen(
-        python_m("export", "points", "--ids", "-", *arguments),
+        python_m("export", "points", "--ids", "-", *map(str, arguments)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -861,8 +861,12 @@ def _ended(running: subprocess.Popen[str]) -> Ended:
 def test_an_interrupted_export_leaves_its_part(server: Emulator, tmp_path: Path) -> None:
     """It ends at once, though its ids come from a terminal that says nothing, and says where its rows are."""
     out = tmp_path / "out.jsonl"
-    running = _started_export("-o", out)
-    while not server.stats.rows:
+    running = _started_export("-o", out, "--concurrency", 1)
+    assert running.stdin is not None
+    running.stdin.write("10000002\n")
+    running.stdin.flush()
+    # One member at a time: the second is asked for when the first is written.
+    while server.stats.requests < 2:
         time.sleep(0.01)
 
     running.send_signal(signal.SIGINT)
