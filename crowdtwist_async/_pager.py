@@ -6,7 +6,8 @@ The iterators are classes, not generators, so leaving a loop early leaves nothin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -36,7 +37,7 @@ class Pager(Generic[T]):
 
     def __aiter__(self) -> AsyncIterator[T]:
         self._latest = PageWalk(self._route)
-        return _Items(self._latest)
+        return _Items(_Rows(self._latest))
 
     def pages(self) -> AsyncIterator[Page[T]]:
         """
@@ -46,7 +47,7 @@ class Pager(Generic[T]):
         with the page that holds the next row.
         """
         self._latest = PageWalk(self._route)
-        return _Pages(self._latest)
+        return _Pages(_Rows(self._latest))
 
     @asynccontextmanager
     async def prefetch(self, ahead: int) -> AsyncIterator[Prefetched[T]]:
@@ -117,15 +118,20 @@ class Prefetched(Generic[T]):
 
     def __init__(self, walk: PageWalk[T]) -> None:
         self._walk = walk
-        self._items = _Items(walk)
+        self._rows = _Rows(walk)
 
     def __aiter__(self) -> AsyncIterator[T]:
-        # The same each time: a second loop goes on where the first one stopped.
-        return self._items
+        # The same rows each time: a second loop goes on where the first one stopped.
+        return _Items(self._rows)
 
     def pages(self) -> AsyncIterator[Page[T]]:
-        """Walk page by page, as `Pager.pages` does."""
-        return _Pages(self._walk)
+        """
+        Walk page by page, as `Pager.pages` does, from where the walk stands.
+
+        After items were taken one by one it begins with the page that holds the next one, whole,
+        and items after pages begin behind them.
+        """
+        return _Pages(self._rows)
 
     @property
     def cursor(self) -> str:
@@ -138,36 +144,31 @@ class Prefetched(Generic[T]):
         return self._walk.total
 
 
-class _Pages(AsyncIterator[Page[T]]):
-    """One walk, page by page."""
+class _Rows(Generic[T]):
+    """How far the rows of one walk are taken, by item and by page alike."""
 
     def __init__(self, walk: PageWalk[T]) -> None:
         self._walk = walk
-        self._left = _allowed(walk.route)
-
-    async def __anext__(self) -> Page[T]:
-        self._walk.check_open()
-        page = await self._walk.next_page() if self._left > 0 else None
-        taken = _taken_before(self._walk.route, page)
-        if page is not None and 0 < taken == len(page):
-            page, taken = await self._walk.next_page(), 0
-        if page is None:
-            raise StopAsyncIteration
-        self._left -= len(page) - taken
-        self._walk.position = Position(page.number, len(page))
-        return page
-
-
-class _Items(AsyncIterator[T]):
-    """One walk, item by item; backward, the items of a page come last to first."""
-
-    def __init__(self, walk: PageWalk[T]) -> None:
-        self._walk = walk
-        self._left = _allowed(walk.route)
+        self._left = math.inf if walk.route.max_items is None else walk.route.max_items
         self._page: Page[T] | None = None
         self._taken = 0
+        """Of the page."""
 
-    async def __anext__(self) -> T:
+    async def item(self) -> T:
+        """Take the next row; backward, the rows of a page come last to first."""
+        while not len(page := await self._unread()):
+            pass
+        self._take(page, 1)
+        return page.items[-self._taken if self._walk.route.reverse else self._taken - 1]
+
+    async def page(self) -> Page[T]:
+        """Take all that is left of the page that holds the next row, or an empty one."""
+        page = await self._unread()
+        self._take(page, len(page) - self._taken)
+        return page
+
+    async def _unread(self) -> Page[T]:
+        """The page that holds the next row, or an empty one on the way there."""
         self._walk.check_open()
         if self._left <= 0:
             raise StopAsyncIteration
@@ -177,16 +178,36 @@ class _Items(AsyncIterator[T]):
                 raise StopAsyncIteration
             self._taken = _taken_before(self._walk.route, page) if self._page is None else 0
             self._page = page
-        self._left -= 1
-        self._taken += 1
-        self._walk.position = Position(self._page.number, self._taken)
-        return self._page.items[-self._taken if self._walk.route.reverse else self._taken - 1]
+            if not len(page):
+                break
+        return self._page
+
+    def _take(self, page: Page[T], rows: int) -> None:
+        self._left -= rows
+        self._taken += rows
+        self._walk.position = Position(page.number, self._taken)
 
 
-def _allowed(route: Route[T]) -> float:
-    return float("inf") if route.max_items is None else route.max_items
+class _Pages(AsyncIterator[Page[T]]):
+    """One walk, page by page."""
+
+    def __init__(self, rows: _Rows[T]) -> None:
+        self._rows = rows
+
+    def __anext__(self) -> Awaitable[Page[T]]:
+        return self._rows.page()
 
 
-def _taken_before(route: Route[T], page: Page[T] | None) -> int:
+class _Items(AsyncIterator[T]):
+    """One walk, item by item."""
+
+    def __init__(self, rows: _Rows[T]) -> None:
+        self._rows = rows
+
+    def __anext__(self) -> Awaitable[T]:
+        return self._rows.item()
+
+
+def _taken_before(route: Route[T], page: Page[T]) -> int:
     """Rows of the walk's first page that its cursor says are taken."""
-    return min(route.start.taken, len(page)) if page and route.start.page == page.number else 0
+    return min(route.start.taken, len(page)) if route.start.page == page.number else 0

@@ -917,6 +917,52 @@ async def test_page_by_page() -> None:
 
 
 @on_both_loops
+@both_directions
+@pytest.mark.parametrize("taken", range(2 * SIZE + 1))
+async def test_pages_after_items_begin_with_the_page_of_the_next_item(taken: int, reverse: bool) -> None:
+    """That page comes whole, so no row is lost, and the cursor stands behind it."""
+    server = Pages(honest(4 * SIZE))
+    async with server.client() as client, server.walk(client, reverse=reverse).prefetch(2) as items:
+        walk = aiter(items)
+        for _ in range(taken):
+            await anext(walk)
+        page = await anext(items.pages())
+        rest = await server.walk(client, reverse=reverse, cursor=items.cursor).collect()
+
+    number = taken // SIZE + 1
+    assert (5 - number if reverse else number) == page.number
+    assert (SIZE, (4 - number) * SIZE) == (len(page), len(rest))
+
+
+@on_both_loops
+async def test_items_after_pages_begin_behind_them() -> None:
+    """By item or by page in turn, the walk goes on, and each row is taken once."""
+    server = Pages(honest(4 * SIZE))
+    async with server.client() as client, server.walk(client).prefetch(3) as items:
+        found = [row_of(await anext(aiter(items)))]
+        for _ in range(2):
+            page = await anext(items.pages())
+        found += [row_of(item) async for item in items]
+
+    assert 2 == page.number
+    assert [0, *range(2 * SIZE, 4 * SIZE)] == found
+    assert [1, 2, 3, 4] == server.asked
+
+
+@on_both_loops
+@pytest.mark.parametrize(("most", "pages"), [(SIZE, [1]), (SIZE + 1, [1, 2])], ids=["a page", "a row more"])
+async def test_max_items_counts_items_and_pages_together(most: int, pages: list[int]) -> None:
+    """The walk ends with the page that reaches it, the items before it counted."""
+    server = Pages(honest(4 * SIZE))
+    async with server.client() as client, server.walk(client, max_items=most).prefetch(2) as items:
+        await anext(aiter(items))
+        found = [page.number async for page in items.pages()]
+        assert [] == [item async for item in items]
+
+    assert pages == found
+
+
+@on_both_loops
 async def test_each_prefetch_walks_afresh() -> None:
     """A pager can be prefetched, collected and looped over again and again."""
     server = Pages(honest(3 * SIZE))
