@@ -1,19 +1,21 @@
 """
 Fan-out: one call for each of many keys, a bounded number at once, in constant memory.
 
-Workers read the keys as they go, and each key ends in an `Outcome`. A permit of the window is taken
-with a key and given back when the consumer takes its outcome, so a slow consumer, or a slow first
-key of an ordered run, holds up the reading of keys and not the memory.
+Workers read the keys as they go, and each key ends in an `Outcome`. One worker waits for the next key;
+when it comes and no other waits, another worker is started, until there are as many as are allowed. A
+permit of the window is taken with a key and given back when the consumer takes its outcome, so a slow
+consumer, or a slow first key of an ordered run, holds up the reading of keys and not the memory.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import anyio
+from anyio.abc import TaskGroup
 
 from crowdtwist_async._pager import Pager
 from crowdtwist_async._prefetch import tasks_of_block
@@ -66,7 +68,13 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
     """The outcomes of a run, as they come or in the order of the keys; and its counters."""
 
     def __init__(
-        self, call: Callable[[K], Any], keys: Iterable[K] | AsyncIterable[K], window: int, *, ordered: bool
+        self,
+        call: Callable[[K], Any],
+        keys: Iterable[K] | AsyncIterable[K],
+        concurrency: int,
+        *,
+        ordered: bool,
+        tasks: TaskGroup,
     ) -> None:
         self.done = 0
         """Keys that ended, failed ones included."""
@@ -80,7 +88,10 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         self._call = call
         self._keys = aiter(keys) if isinstance(keys, AsyncIterable) else _OneByOne(keys)
         self._ordered = ordered
-        self._window = anyio.Semaphore(window)
+        self._concurrency = concurrency
+        self._tasks = tasks
+        self._workers = 0
+        self._window = anyio.Semaphore(concurrency * _WINDOW)
         self._reading = anyio.Lock()
         self._begun = 0
         self._taken = 0
@@ -120,11 +131,19 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         self._window.release()
         return self._ready.popleft()
 
-    async def work(self) -> None:
-        """Work on keys until there are none: what each of the run's tasks does."""
-        METER.set((*METER.get(), self._stats))
+    def start_worker(self) -> None:
+        """Start one more of the run's tasks."""
+        self._workers += 1
+        self._tasks.start_soon(self._work)
+
+    async def _work(self) -> None:
+        """Work on keys until there are none."""
+        if self._stats not in METER.get():
+            METER.set((*METER.get(), self._stats))
         try:
             while (begun := await self._begin()) is not None:
+                if self._workers < self._concurrency and self.in_flight + 1 == self._workers:
+                    self.start_worker()
                 outcome = await self._end(begun)
                 self._put(begun.number, outcome)
         except Exception as error:  # noqa: BLE001 - raised to the consumer, not in a group
@@ -186,11 +205,16 @@ async def fanning_out(
     *,
     ordered: bool,
 ) -> AsyncIterator[FanOut[K, V]]:
-    """Run the workers as long as the block lasts; an error of the caller's own passes as it is."""
-    run: FanOut[K, V] = FanOut(call, keys, concurrency * _WINDOW, ordered=ordered)
-    async with tasks_of_block() as tasks:
-        for _ in range(concurrency):
-            tasks.start_soon(run.work)
+    """
+    Run the workers as long as the block lasts; an error of the caller's own passes as it is.
+
+    Keys that are an async generator are closed with the block; other iterables stay the caller's.
+    """
+    # A generator that is left half-way would be closed some time later, by the event loop.
+    closing = aclosing(keys) if isinstance(keys, AsyncGenerator) else nullcontext()
+    async with closing, tasks_of_block() as tasks:
+        run: FanOut[K, V] = FanOut(call, keys, concurrency, ordered=ordered, tasks=tasks)
+        run.start_worker()
         try:
             yield run
         finally:

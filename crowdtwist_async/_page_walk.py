@@ -29,7 +29,8 @@ from crowdtwist_async.models import Page
 
 T = TypeVar("T")
 
-_PACKAGE = "crowdtwist_async."
+_NOT_THE_CALLER = {"crowdtwist_async", "anyio", "asyncio", "contextlib", "outcome", "trio", "uvloop"}
+"""Packages whose frames stand between a walk and the code that wants its rows."""
 
 
 class Route(Generic[T]):
@@ -222,8 +223,12 @@ def _first_known(
 
 
 def _frames_to_caller() -> int:
-    """How far up the user's own `async for` is, for a warning that points there."""
+    """
+    How far up the user's own `async for` is, for a warning that points there.
+
+    A walk in a task of its own, such as a fan-out's, has none: there it is what runs the loop.
+    """
     frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_CALLER:
         frame, level = frame.f_back, level + 1
     return level

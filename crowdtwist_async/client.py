@@ -387,7 +387,7 @@ class CrowdTwistClient:
         Args:
             call: Takes a key; returns an awaitable, such as an endpoint coroutine's, or a
                 `Pager`, which is collected.
-            keys: Any iterable or async iterable.
+            keys: Any iterable or async iterable. An async generator is closed with the block.
             concurrency: Keys at once; by default the client's `max_in_flight`.
             ordered: Give the outcomes in the order of the keys. One slow key holds up at most
                 four times `concurrency` others.

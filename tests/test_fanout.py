@@ -30,6 +30,7 @@ from crowdtwist_async.errors import (
     CrowdTwistError,
     InvalidArgumentError,
     PaginationDriftError,
+    PaginationDriftWarning,
     ServerError,
     UserNotFoundError,
 )
@@ -531,6 +532,74 @@ async def test_leaving_stops_at_once(ordered: bool) -> None:
     assert (5, 5, 2) == seen == (keys.read, len(members.asked), run.done)
 
 
+class OpenKeys:
+    """Async generators of endless keys, which note what is under way when they are closed."""
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+        self.closed: list[int] = []
+
+    async def generate(self) -> AsyncIterator[str]:
+        try:
+            for key in Keys():
+                yield key
+        finally:
+            await checkpoint()
+            self.closed.append(self._members.in_flight)
+
+
+@both_orders
+@pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["break", "error"])
+async def test_an_async_generator_of_keys_is_closed_with_the_block(
+    error: Exception | None, ordered: bool
+) -> None:
+    """After the last call has ended, and before the block is left."""
+    members = Members(held=numbers(99)[1:])
+    keys = OpenKeys(members)
+    async with members.client() as client:
+        with suppress(ValueError):
+            async with client.fan_out(
+                client.points_awaiting_fulfillment, keys.generate(), concurrency=3, ordered=ordered
+            ) as run:
+                await anext(run)
+                await settle()
+                assert [] == keys.closed
+                if error is not None:
+                    raise error
+        assert [0] == keys.closed
+
+
+async def test_a_generator_of_keys_that_is_cancelled_while_it_waits_is_closed() -> None:
+    """Its own cleaning up is done when the block is left."""
+    closed = False
+
+    async def keys() -> AsyncIterator[str]:
+        nonlocal closed
+        try:
+            yield "0"
+            await anyio.sleep_forever()
+        finally:
+            closed = True
+
+    async with Members().client() as client:
+        async with client.fan_out(client.points_awaiting_fulfillment, keys()) as run:
+            await anext(run)
+            await settle()
+            assert not closed
+        assert closed
+
+
+async def test_a_stream_of_keys_stays_the_callers() -> None:
+    """What is no generator is read, not closed."""
+    members = Members()
+    write, read = anyio.create_memory_object_stream[str](9)
+    async with members.client() as client, write, read:
+        for number in range(4):
+            async with client.fan_out(client.points_awaiting_fulfillment, read) as run:
+                write.send_nowait(str(number))
+                assert str(number) == (await anext(run)).key
+
+
 async def leave_normally(client: CrowdTwistClient, keys: Iterable[str]) -> FanOut[str, Any]:
     """Take an outcome, and leave."""
     async with client.fan_out(client.points_awaiting_fulfillment, keys, concurrency=2) as run:
@@ -780,6 +849,38 @@ async def test_never_more_keys_at_once_than_allowed(concurrency: int, ordered: b
     assert concurrency == most
 
 
+@both_orders
+async def test_few_keys_start_few_tasks(ordered: bool) -> None:
+    """One for each key, and one that asked for another; a key that ends before the next comes shares its task."""
+    members = Members(held=["1", "2"])
+    more = anyio.Event()
+
+    async def keys() -> AsyncIterator[str]:
+        for _ in range(20):
+            yield "0"
+            await settle()
+        yield "1"
+        yield "2"
+        await more.wait()
+
+    async with members.client() as client:
+        before = tasks_alive()
+        async with client.fan_out(
+            client.points_awaiting_fulfillment, keys(), concurrency=1000, ordered=ordered
+        ) as run:
+            for _ in range(20):
+                await anext(run)
+                assert tasks_alive() - before <= 2
+            while members.in_flight < 2:
+                await checkpoint()
+            await settle()
+            assert (2, 3) == (run.in_flight, tasks_alive() - before)
+            for event in members.held.values():
+                event.set()
+            more.set()
+            assert ["1", "2"] == sorted([outcome.key async for outcome in run])
+
+
 async def test_by_default_as_many_keys_at_once_as_requests() -> None:
     """Without `concurrency` it is the client's `max_in_flight`, for a view too."""
     members = Members(held=numbers(50))
@@ -797,8 +898,9 @@ class Shelf:
 
     pages = 5
 
-    def __init__(self) -> None:
+    def __init__(self, *, drift: bool = False) -> None:
         self.asked: list[str] = []
+        self._drift = drift
 
     async def send(self, request: Request, /) -> Reply:
         await checkpoint()
@@ -806,7 +908,8 @@ class Shelf:
         if request.endpoint == "points_awaiting_fulfillment":
             return OK
         number = int(request.query.split("page=")[1])
-        total = b'"paging": {"total": %d, "pages": %d}' % (10 * self.pages, self.pages)
+        count = 10 * self.pages + (self._drift and number == 2)
+        total = b'"paging": {"total": %d, "pages": %d}' % (count, self.pages)
         entry = (
             b'{"purchase_id": "%d", "purchase_id_type": "order_id", "purchase_total": 1,'
             b' "total_points_awarded": 1, "total_points_earned": 1}'
@@ -840,6 +943,21 @@ async def test_prefetching_pagers_neither_deadlock_nor_starve_others() -> None:
     assert max(waited) <= 8 * 4 + 2
     assert {"user_purchases": 200, "points_awaiting_fulfillment": 3} == Counter(shelf.asked)
     assert 200 == run.requests
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_drift_in_a_run_is_told_where_the_loop_is_run(backend: str) -> None:
+    """A worker has no frame of the caller's, and the event loop's own say nothing."""
+
+    async def main() -> None:
+        shelf = Shelf(drift=True)
+        async with CrowdTwistClient(api_key=KEY, transport=shelf, budget=RateBudget(math.inf)) as client:
+            async with client.fan_out(client.iter_user_purchases, ["7"]) as run:
+                assert [50] == [len(outcome.unwrap()) async for outcome in run]
+
+    with pytest.warns(PaginationDriftWarning) as caught:
+        anyio.run(main, backend=backend)
+    assert [__file__] == [warning.filename for warning in caught]
 
 
 @pytest.mark.parametrize(
