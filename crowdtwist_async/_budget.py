@@ -17,7 +17,12 @@ _MOST_PER_MINUTE = 1e12
 
 
 class Budget(Protocol):
-    """What a client asks before every request, retries included."""
+    """
+    What a client asks before every request, retries included.
+
+    When a `reserve` raises, its call ends with a `TransportError`. When a `penalize` raises, nobody
+    hears of it: the calls of that client pause all the same, other clients of the budget do not.
+    """
 
     async def reserve(self, n: int = 1, /) -> float:
         """Take `n` permits; return the seconds to wait before using them."""
@@ -33,7 +38,8 @@ class RateBudget:
     A GCRA clock: permits come evenly spaced, after an idle time a few at once.
 
     One instance can be shared by clients of one event loop. A permit that was taken is not
-    given back: the times after it are promised already.
+    given back: the times after it are promised already. So when a 429 pauses all clients, each
+    of the others may still send one request, for which it waits with a permit at that moment.
 
     Args:
         per_minute: Requests a minute; `math.inf` switches pacing off. The API's contract
