@@ -102,6 +102,13 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def ceiling(session: nox.Session) -> None:
-    """Run 70 seconds under load, four ways, against a server that judges every 60 seconds of it."""
+    """Run 70 seconds under load, four ways, and judge every 60 seconds of it; 105 seconds in all."""
     _install(session)
     session.run("python", "-m", "benchmarks.ceiling", *session.posargs)
+
+
+@nox.session
+def resilience(session: nox.Session) -> None:
+    """Measure outages, faults, a thousand cancels, prefetch and the memory of a fan-out."""
+    _install(session)
+    session.run("python", "-m", "benchmarks.resilience", *session.posargs)

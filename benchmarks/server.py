@@ -1,13 +1,15 @@
 """
-A server that costs next to nothing: a fixed page of 10 rewards for every request, over keep-alive.
+A server that costs next to nothing: fixed pages of 10 rewards, over keep-alive, at once or after a moment.
 
-It runs in a process of its own, so that only the client's work is measured.
+It runs in a process of its own, so that only the client's work is measured. What is asked for the user
+`64-at-once` waits until 64 requests for it are there, or 2 seconds have passed; then `total` is their number.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,37 +50,86 @@ _REWARD = {
     "segment": {"name": "5x login", "subscription_id": 123, "eligibility_type": "inclusion"},
     "partner_info": {"id": 4869684, "name": "Acme Car Rentals"},
 }
-_PAGING = {"total": 10, "pages": 1, "next_page": None, "prev_page": None}
-BODY = json.dumps({"paging": _PAGING, "rewards": [_REWARD] * 10}).encode()
-_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
-    len(BODY),
-    BODY,
-)
+_AT_ONCE = re.compile(rb"/users/(\d+)-at-once/")
+_PAGE = re.compile(rb"[?&]page=(\d+)")
+_PATIENCE = 2.0
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+
+
+def _reply(number: int, pages: int, total: int) -> bytes:
+    onward = f"https://example.com/rewards?page={number + 1}" if number < pages else None
+    paging = {"total": total, "pages": pages, "next_page": onward, "prev_page": None}
+    rewards = [{**_REWARD, "id": str(541_043 + 10 * number + row)} for row in range(10)]
+    body = json.dumps({"paging": paging, "rewards": rewards}).encode()
+    return _HEAD % len(body) + body
+
+
+class _Held:
+    """The requests that wait for each other."""
+
+    def __init__(self) -> None:
+        self._connections: list[_Connection] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, connection: _Connection, most: int) -> None:
+        self._connections.append(connection)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._answer)
+        if len(self._connections) == most:
+            self._timer.cancel()
+            self._answer()
+
+    def _answer(self) -> None:
+        reply = _reply(1, 1, len(self._connections))
+        for connection in self._connections:
+            connection.write(reply)
+        self._connections, self._timer = [], None
 
 
 class _Connection(asyncio.Protocol):
-    """Answers every request head with the same reply."""
+    """Answers every request head with its page."""
+
+    replies: dict[int, bytes] = {}  # noqa: RUF012 - one for all connections, like the next two
+    seconds = 0.0
+    held = _Held()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
         self._heads = b""
 
     def data_received(self, data: bytes) -> None:
         *complete, self._heads = (self._heads + data).split(b"\r\n\r\n")
-        assert isinstance(self._transport, asyncio.WriteTransport)
-        self._transport.write(_REPLY * len(complete))
+        for head in complete:
+            if (together := _AT_ONCE.search(head)) is not None:
+                self.held.add(self, int(together[1]))
+                continue
+            page = _PAGE.search(head)
+            reply = self.replies[int(page[1]) if page else 1]
+            if self.seconds:
+                asyncio.get_running_loop().call_later(self.seconds, self.write, reply)
+            else:
+                self.write(reply)
+
+    def write(self, reply: bytes) -> None:
+        """Answer, if the client has not gone."""
+        if not self._transport.is_closing():
+            self._transport.write(reply)
 
 
-async def _serve() -> None:
+async def _serve(pages: int, seconds: float) -> None:
+    _Connection.replies = {number: _reply(number, pages, 10 * pages) for number in range(1, pages + 1)}
+    _Connection.seconds = seconds
     server = await asyncio.get_running_loop().create_server(_Connection, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 @contextmanager
-def running() -> Iterator[str]:
-    """Run the server; yield its URL."""
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.server"], stdout=subprocess.PIPE)
+def running(pages: int = 1, seconds: float = 0.0) -> Iterator[str]:
+    """Run a server with so many pages, each sent after so many seconds; yield its URL."""
+    command = [sys.executable, "-m", "benchmarks.server", str(pages), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -89,4 +140,4 @@ def running() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2])))
