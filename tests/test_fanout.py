@@ -434,9 +434,11 @@ async def test_nothing_is_begun_after_a_fatal_error_while_the_consumer_is_busy()
         await more.wait()
         yield "1"
 
-    members = Members({"0": FORBIDDEN})
+    members = Members({"0": FORBIDDEN}, held=["0"])
     async with members.client() as client:
         async with client.fan_out(client.points_awaiting_fulfillment, keys(), concurrency=2) as run:
+            await settle()
+            members.held["0"].set()
             await settle()
             more.set()
             await settle()

@@ -949,6 +949,41 @@ async def test_items_after_pages_begin_behind_them() -> None:
     assert [1, 2, 3, 4] == sorted(server.asked)
 
 
+@given(
+    st.integers(0, 20),
+    st.integers(1, 4),
+    st.lists(st.booleans(), max_size=30),
+    st.booleans(),
+    st.integers(1, 5),
+    st.integers(0, 20),
+)
+@settings(database=None, deadline=None)
+def test_items_and_pages_in_any_order_leave_no_row_out(
+    rows: int, size: int, by_page: list[bool], reverse: bool, ahead: int, begin: int
+) -> None:
+    """Items come once and in order, a page gives what is left of it, and the cursor always leads to the rest."""
+    server = Pages(honest(rows, size), size=size)
+    everything = list(range(rows))[:: -1 if reverse else 1]
+
+    async def use(client: CrowdTwistClient) -> None:
+        plain = server.walk(client, reverse=reverse, max_items=begin)
+        taken = [row_of(item) for item in await plain.collect()]
+        walk = server.walk(client, reverse=reverse, cursor=plain.cursor)
+        async with walk.prefetch(ahead) as items:
+            for whole in by_page:
+                with suppress(StopAsyncIteration):
+                    if whole:
+                        page = [row_of(item) for item in await anext(items.pages())]
+                        shown = page[::-1] if reverse else page
+                        taken += [row for row in shown if row not in taken]
+                    else:
+                        taken.append(row_of(await anext(aiter(items))))
+                rest = await server.walk(client, reverse=reverse, cursor=items.cursor).collect()
+                assert everything == taken + [row_of(item) for item in rest]
+
+    run(server, use)
+
+
 @on_both_loops
 @pytest.mark.parametrize(("most", "pages"), [(SIZE, [1]), (SIZE + 1, [1, 2])], ids=["a page", "a row more"])
 async def test_max_items_counts_items_and_pages_together(most: int, pages: list[int]) -> None:
