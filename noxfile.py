@@ -26,7 +26,7 @@ CORE = (
     "_walk",
 )
 
-nox.options.sessions = ["lint", "typing", "tests", "lowest", "build", "bench"]
+nox.options.sessions = ["lint", "typing", "tests", "docs", "lowest", "build", "bench"]
 nox.options.default_venv_backend = "venv"
 
 
@@ -46,11 +46,18 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Run every block of the pages in `docs`, with the tools that they are for."""
+    _install(session, "tests", "docs")
+    session.run("pytest", "-q", "-n", "auto", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
 def lowest(session: nox.Session) -> None:
     """Run the tests with the lowest versions that `pyproject.toml` allows."""
     session.install("-q", "-U", "pip")
-    extras = PYPROJECT["project"]["optional-dependencies"]["cli"]
-    wanted = [*PYPROJECT["project"]["dependencies"], *extras]
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = [*PYPROJECT["project"]["dependencies"], *(line for lines in extras.values() for line in lines)]
     found = [re.match(r"([\w-]+)>=([\d.]+)", line) for line in wanted]
     pins = [f"{match[1]}=={match[2]}" for match in found if match]
     with tempfile.TemporaryDirectory() as folder:
@@ -112,3 +119,10 @@ def resilience(session: nox.Session) -> None:
     """Measure outages, faults, a thousand cancels, prefetch and the memory of a fan-out."""
     _install(session)
     session.run("python", "-m", "benchmarks.resilience", *session.posargs)
+
+
+@nox.session
+def kill(session: nox.Session) -> None:
+    """Kill exports 200 times in each format, resume them, and compare every row; 6 minutes."""
+    _install(session)
+    session.run("python", "tests/kills.py", *session.posargs)

@@ -24,7 +24,7 @@ class Session:
     def __init__(self, settings: Settings, transport: Transport, budget: Budget, max_in_flight: int) -> None:
         self.settings = settings
         self._transport = transport
-        self._budget = budget
+        self.budget = budget
         self.max_in_flight = max_in_flight
         self._log_redaction = LogRedaction(Redactor(settings.key))
         self.stats = Stats()
@@ -61,7 +61,7 @@ class Session:
             raise ClientClosedError("a client is entered once: make a new one")
         self._pid, self._loop = os.getpid(), anyio.lowlevel.current_token()
         self._sender = Sender(
-            self.settings, self._transport, self._budget, self.max_in_flight, stats=self.stats
+            self.settings, self._transport, self.budget, self.max_in_flight, stats=self.stats
         )
         self._log_redaction.install()
 

@@ -22,6 +22,8 @@ Every error that the client raises.
     │   ├── PaginationLoopError
     │   └── PaginationDriftError
     └── ExportError
+        ├── OutputLockedError                another export writes there now
+        ├── OutputMismatchError              what is there is not what this export would go on with
         └── StorageError                     the output can't be written
 
 All of them pickle. None holds the API key, or a user id that the call was given.
@@ -192,6 +194,14 @@ class PaginationDriftError(PaginationError):
 
 class ExportError(CrowdTwistError):
     """An export can't go on."""
+
+
+class OutputLockedError(ExportError):
+    """Another export writes to the same output now."""
+
+
+class OutputMismatchError(ExportError):
+    """The output or its ledger is damaged, foreign, or was begun with other arguments or ids."""
 
 
 class StorageError(ExportError):

@@ -4,37 +4,42 @@ The command: what it prints where, its exit codes, and what it never says.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
 import signal
 import socket
-import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
 from attrs import fields
-from conftest import KEY, leaks
+from command import (  # noqa: F401 - fixtures
+    USER,
+    Command,
+    count_of,
+    count_of_all,
+    emulated,
+    ids_of_all,
+    in_this_process,
+    no_account,
+    on_every_name,
+    python_m,
+    server_over_a_socket,
+)
+from conftest import KEY
 
 import crowdtwist_async.cli
 from crowdtwist_async import PointsAwaitingFulfillment, Purchase, Reward
 from crowdtwist_async.__about__ import __version__
 from crowdtwist_async.cli import main
 from crowdtwist_async.cli._connect import Connection
-from crowdtwist_async.cli._export import _progress_line
 from crowdtwist_async.emulator import Emulator, Fault
-from crowdtwist_async.emulator.server import EmulatorServer
-from crowdtwist_async.export.run import Report
 
-USER = "10000001"
-MEMBERS = 12
 MODELS = {"points": PointsAwaitingFulfillment, "rewards": Reward, "purchases": Purchase}
 COMMANDS: list[list[str]] = [
     [],
@@ -45,112 +50,9 @@ COMMANDS: list[list[str]] = [
     ["export", "points"],
     ["export", "rewards"],
     ["export", "purchases"],
+    ["plan"],
     ["emulator"],
 ]
-_IDS = r"1000\d{4}|@example\.com|555\d{7}"
-
-on_every_name = pytest.mark.parametrize("name", ["points", "rewards", "purchases"])
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The JSON Lines on standard output; anything else there is an error."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    def refused(self, code: int, sentence: str) -> bool:
-        """Whether it ended so: nothing printed, and one sentence that matches."""
-        return (code, "") == (self.code, self.out) and bool(
-            re.fullmatch(f"crowdtwist: {sentence}\n", self.err)
-        )
-
-
-Command = Callable[..., Ended]
-
-
-def checked(ended: Ended) -> Ended:
-    """What holds for every command: no traceback, no key, and no member's id on standard error."""
-    assert "Traceback" not in ended.err
-    assert not re.search(_IDS, ended.err), ended.err
-    assert not leaks(ended.out + ended.err)
-    return ended
-
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start from an environment that names no account."""
-    for name in os.environ:
-        if name.startswith("CROWDTWIST_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("NO_PROXY", "*")
-
-
-@pytest.fixture
-def crowdtwist(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process."""
-
-    def run(*arguments: object) -> Ended:
-        code = main([str(argument) for argument in arguments])
-        return checked(Ended(code, *capsys.readouterr()))
-
-    return run
-
-
-@pytest.fixture
-def emulator(monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """What `--emulator` asks."""
-    made = Emulator(members=MEMBERS, api_key=KEY, rewards=25)
-    monkeypatch.setattr("crowdtwist_async.cli._connect.Emulator", lambda members: made)
-    return made
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    """What a command without `--emulator` asks, over a socket, with the right key."""
-    made = Emulator(members=MEMBERS, api_key=KEY, rewards=25)
-    with EmulatorServer(made) as running:
-        monkeypatch.setenv("CROWDTWIST_API_URL", running.url)
-        monkeypatch.setenv("CROWDTWIST_POS_URL", running.url)
-        monkeypatch.setenv("CROWDTWIST_API_KEY", KEY)
-        yield made
-
-
-@pytest.fixture
-def ids(tmp_path: Path) -> Path:
-    """A file with the ids of all members."""
-    path = tmp_path / "ids.txt"
-    path.write_text("\n".join(Emulator(members=MEMBERS).member_ids()))
-    return path
-
-
-def count_of(emulator: Emulator, name: str, user: str = USER) -> int:
-    """How many rows one member has."""
-    if name == "points":
-        return 1
-    return emulator.rewards_of(user) if name == "rewards" else emulator.purchases_of(user)
-
-
-def count_of_all(emulator: Emulator, name: str) -> int:
-    """How many rows all members have."""
-    return sum(count_of(emulator, name, user) for user in emulator.member_ids())
-
-
-def python_m(*arguments: object) -> list[str]:
-    """The same command in a process of its own, which takes warnings for errors."""
-    module = ["-W", "error", "-m", "crowdtwist_async"]
-    return [sys.executable, *module, *[str(argument) for argument in arguments]]
-
-
-def process(*arguments: object, stdin: str = "") -> Ended:
-    """Run it to its end."""
-    done = subprocess.run(python_m(*arguments), input=stdin, capture_output=True, text=True, timeout=60)
-    return checked(Ended(done.returncode, done.stdout, done.stderr))
 
 
 # One member
@@ -242,248 +144,6 @@ def test_rows_are_printed_as_they_come(crowdtwist: Command, emulator: Emulator) 
     assert re.fullmatch(
         r"crowdtwist: 500 not_configured: Emulated fault\. \(user_purchases at .*\)\n", ended.err
     )
-
-
-# Exports
-
-
-@on_every_name
-@pytest.mark.parametrize("target", ["out.jsonl", "out.csv", "-"])
-@pytest.mark.parametrize("source", ["file", "standard-input", "all-of-the-emulator"])
-def test_an_export_has_every_row(
-    crowdtwist: Command,
-    emulator: Emulator,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    ids: Path,
-    name: str,
-    target: str,
-    source: str,
-) -> None:
-    """As many lines as the emulator has and says it served, whatever the format."""
-    monkeypatch.chdir(tmp_path)
-    chosen: list[object] = (
-        [] if source == "all-of-the-emulator" else ["--ids", ids if source == "file" else "-"]
-    )
-    with ids.open() as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        ended = crowdtwist("export", name, "--emulator", "-o", target, *chosen)
-
-    lines = ended.out.splitlines() if target == "-" else Path(target).read_text().splitlines()
-    rows: Sequence[Any] = (
-        list(csv.reader(lines))[1:] if target == "out.csv" else [json.loads(x) for x in lines]
-    )
-    served = re.search(r"The emulator served ([\d,]+) rows in ([\d,]+) requests\.\n$", ended.err)
-    told = re.search(rf"^{name}: {MEMBERS} members, ([\d,]+) rows, ([\d,]+) requests, ", ended.err)
-
-    assert served is not None
-    assert told is not None
-    assert served.groups() == told.groups()
-    assert count_of_all(emulator, name) == len(rows) == int(served[1].replace(",", ""))
-    assert 0 == ended.code
-    assert f"Written to {'standard output' if target == '-' else target}.\n" in ended.err
-    assert (target == "-") == bool(ended.out)
-
-
-@on_every_name
-def test_an_export_over_a_socket_has_every_row(
-    crowdtwist: Command, server: Emulator, tmp_path: Path, ids: Path, name: str
-) -> None:
-    """The real API gives no count of its own: the summary is what the client counted."""
-    ended = crowdtwist("export", name, "--ids", ids, "-o", tmp_path / "out.jsonl", "--per-minute", "inf")
-
-    count = count_of_all(server, name)
-    assert count == len((tmp_path / "out.jsonl").read_text().splitlines())
-    assert (0, 1) == (ended.code, len(ended.err.splitlines()))
-    assert f"{name}: {MEMBERS} members, {count:,} rows, {server.stats.requests:,} requests, " in ended.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "count"),
-    [
-        pytest.param(["purchases", "--date-end", "1999-12-31"], lambda _: 0, id="dates"),
-        pytest.param(
-            ["rewards", "--include-soldout"],
-            lambda emulator: sum(emulator.rewards_of(u, include_soldout=True) for u in emulator.member_ids()),
-            id="sold-out",
-        ),
-        pytest.param(["points", "--id-type", "email"], lambda _: MEMBERS, id="email"),
-        pytest.param(
-            ["rewards", "--id-type", "username"],
-            lambda emulator: count_of_all(emulator, "rewards"),
-            id="username",
-        ),
-    ],
-)
-def test_flags_narrow_what_is_exported(
-    crowdtwist: Command, emulator: Emulator, arguments: list[str], count: Callable[[Emulator], int]
-) -> None:
-    """They are the arguments of the client's methods; the emulator's own ids are of the same type."""
-    ended = crowdtwist("export", *arguments, "--emulator", "-o", "-", "--concurrency", "3")
-
-    assert (0, count(emulator)) == (ended.code, len(ended.rows))
-
-
-def test_an_export_is_for_its_owner_alone(crowdtwist: Command, tmp_path: Path) -> None:
-    """It holds members' data."""
-    umask = os.umask(0)
-    try:
-        crowdtwist("export", "points", "--emulator", "--members", 3, "-o", tmp_path / "out.csv")
-    finally:
-        os.umask(umask)
-
-    assert 0o600 == stat.S_IMODE((tmp_path / "out.csv").stat().st_mode)
-
-
-def test_an_existing_output_is_kept(crowdtwist: Command, emulator: Emulator, tmp_path: Path) -> None:
-    """Nothing is asked for and nothing written, until it is given up by name."""
-    out = tmp_path / "out.jsonl"
-    out.write_text("precious")
-
-    refused = crowdtwist("export", "points", "--emulator", "-o", out)
-
-    assert refused.refused(2, f"{out} is there already: name another file, or give --fresh to replace it")
-    assert ("precious", 0) == (out.read_text(), emulator.stats.requests)
-    assert 0 == crowdtwist("export", "points", "--emulator", "-o", out, "--fresh").code
-    assert MEMBERS == len(out.read_text().splitlines())
-
-
-def test_unknown_ids_are_counted(crowdtwist: Command, emulator: Emulator, tmp_path: Path, ids: Path) -> None:
-    """They are a result: the export is complete."""
-    ids.write_text("5\n10000000\nnobody\n")
-
-    ended = crowdtwist("export", "points", "--emulator", "--ids", ids, "-o", tmp_path / "out.jsonl")
-
-    assert 0 == ended.code
-    assert "Retries: 0. Unknown ids: 2. Failed members: 0.\n" in ended.err
-
-
-def test_retries_are_counted(crowdtwist: Command, emulator: Emulator) -> None:
-    """They cost requests of the program's budget."""
-    emulator.script(Fault.status(503, retry_after=0), Fault.status(429, retry_after=0))
-
-    ended = crowdtwist("export", "points", "--emulator", "-o", "-")
-
-    assert (0, MEMBERS) == (ended.code, len(ended.rows))
-    assert "Retries: 2. Unknown ids: 0. Failed members: 0.\n" in ended.err
-
-
-def test_failed_members_are_told_by_reason(
-    crowdtwist: Command, emulator: Emulator, tmp_path: Path, ids: Path
-) -> None:
-    """The export takes its place without them, and the exit code is 3; no reason names a member."""
-    ids.write_text("10000000\na\x01b\n10000001\n..\nc\x02d\n10000002\n")
-    body = json.dumps({"reason": "odd", "message": "10000001 is odd"}).encode()
-    emulator.script(Fault.status(400, body=body, user="10000001"))
-
-    ended = crowdtwist("export", "points", "--emulator", "--ids", ids, "-o", tmp_path / "out.jsonl")
-
-    assert 3 == ended.code
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert ["10000000", "10000002"] == sorted(row["requested_id"] for row in rows)
-    assert "Retries: 0. Unknown ids: 0. Failed members: 4.\n" in ended.err
-    assert "  2 times: InvalidArgumentError: user_id holds a control character" in ended.err
-    assert "  1 times: BadRequestError: 400 odd: *** is odd\n" in ended.err
-    errors = tmp_path / "out.jsonl.errors.jsonl"
-    assert f"The failed members are in {errors}.\n" in ended.err
-    assert 0o600 == stat.S_IMODE(errors.stat().st_mode)
-    failures = [json.loads(line) for line in errors.read_text().splitlines()]
-    named = sorted((failure["requested_id"], failure["error"]) for failure in failures)
-    refused = "InvalidArgumentError"
-    assert [
-        ("..", refused),
-        ("10000001", "BadRequestError"),
-        ("a\x01b", refused),
-        ("c\x02d", refused),
-    ] == named
-
-
-def test_the_commonest_reasons_are_told(crowdtwist: Command, emulator: Emulator) -> None:
-    """A broken API must not fill the screen."""
-    emulator.script(*[Fault.status(400, reason=f"reason{number}") for number in range(MEMBERS)])
-
-    ended = crowdtwist("export", "points", "--emulator", "-o", "-")
-
-    assert (3, "", 5) == (ended.code, ended.out, ended.err.count("  1 times: BadRequestError: 400 reason"))
-
-
-def test_quiet_says_nothing(crowdtwist: Command, emulator: Emulator, tmp_path: Path, ids: Path) -> None:
-    """Neither of retries, of members that change meanwhile, nor of failures; the exit code does."""
-    ids.write_text("10000001\na\x01b\n5\n")
-    emulator.script(Fault.status(503, retry_after=0), None, Fault.drift(1))
-
-    ended = crowdtwist(
-        "export", "purchases", "--emulator", "--ids", ids, "-o", tmp_path / "out.csv", "--quiet"
-    )
-
-    assert (3, "", "") == ended
-    assert emulator.purchases_of(USER) + 1 == len((tmp_path / "out.csv").read_text().splitlines())
-
-
-def test_a_refused_key_stops_an_export(crowdtwist: Command, emulator: Emulator, tmp_path: Path) -> None:
-    """At once; what is there is named, the name itself stays free."""
-    emulator.script(None, None, Fault.status(403))
-    out = tmp_path / "a long name: of a [red]file that no line of a terminal has room for :smile:.jsonl"
-
-    ended = crowdtwist("export", "points", "--emulator", "-o", out, "--concurrency", 1)
-
-    assert 4 == ended.code
-    first, second = ended.err.splitlines()
-    assert f"The export is not complete. What it has so far is in {out}.partial." == first
-    assert second.startswith("crowdtwist: 403 invalid_auth: Emulated fault. (points_awaiting_fulfillment at ")
-    assert (False, 2) == (out.exists(), len(Path(f"{out}.partial").read_text().splitlines()))
-    assert 3 == emulator.stats.requests
-
-
-@on_every_name
-def test_a_refused_key_is_told(
-    crowdtwist: Command, server: Emulator, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """By an exit code of its own, for every endpoint."""
-    monkeypatch.setenv("CROWDTWIST_API_KEY", "another" + KEY)
-
-    assert crowdtwist(name, USER).refused(4, r"403 invalid_auth: Invalid access credentials\. \(.*\)")
-
-
-def test_a_failed_export_to_standard_output_has_no_partial_file(
-    crowdtwist: Command, emulator: Emulator
-) -> None:
-    """There is nothing to name."""
-    emulator.script(None, Fault.status(403))
-
-    ended = crowdtwist("export", "points", "--emulator", "-o", "-", "--concurrency", 1)
-
-    assert (4, 1, 1) == (ended.code, len(ended.rows), len(ended.err.splitlines()))
-
-
-def test_a_full_disk_stops_an_export(
-    crowdtwist: Command, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """At the latest when the file would take its place."""
-
-    def replace(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", replace)
-    out = tmp_path / "out.jsonl"
-
-    ended = crowdtwist("export", "points", "--emulator", "-o", out)
-
-    assert (1, False) == (ended.code, out.exists())
-    assert ended.err.endswith(f"crowdtwist: {out} can't be written: No space left on device\n")
-
-
-def test_progress_is_one_line() -> None:
-    """Figures alone, before the first request too."""
-    from rich.console import Console
-
-    with _progress_line(Console(quiet=True), "points") as line:
-        line.show(Report())
-        before = str(line._status.status)
-        line.show(Report(members=1234, rows=5678, requests=6000, failed=2, seconds=60.0))
-
-    assert "points: 0 members, 0 rows, 0 requests (0/s), 0 failed" == before
-    assert "points: 1,234 members, 5,678 rows, 6,000 requests (100/s), 2 failed" == str(line._status.status)
 
 
 # Refusals
@@ -581,18 +241,48 @@ def test_progress_is_one_line() -> None:
         ),
         pytest.param(
             ["export", "points", "--emulator", "-o", "x.txt"],
-            r"x\.txt has no known format: it must end in \.jsonl or \.csv, or be -",
+            r"x\.txt has no known format: it must end in \.jsonl, \.csv, \.parquet, \.sqlite, or be -",
             id="format",
         ),
         pytest.param(
             ["export", "points", "--emulator", "-o", "-", "--concurrency", "0"],
-            "--concurrency must be an int of 1 or more",
+            "concurrency must be an int of 1 or more",
             id="no-concurrency",
         ),
         pytest.param(
             ["export", "points", "--emulator", "-o", "-", "--per-minute", "0"],
             "per_minute must be a positive number of requests, or math.inf",
             id="no-rate",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o", "x.csv", "--max-failed", "-1"],
+            "--max-failed must be 0 or more",
+            id="max-failed",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o", "x.csv", "--column", "id"],
+            "--column is one of the ids' file: give --ids FILE too",
+            id="column-alone",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o", "x.csv", "--max-age", "1w"],
+            "--max-age takes a time like 90s, 15m, 20h or 2d",
+            id="max-age",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o", "x.csv", "--max-outage", "5"],
+            "--max-outage takes a time like 90s, 15m, 20h or 2d",
+            id="max-outage",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o", "-", "--fresh"],
+            "standard output holds no earlier export: name a file",
+            id="fresh-standard-output",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o", "x.jsonl", "--disarm-formulas"],
+            "disarming formulas is for CSV alone: no other format has any",
+            id="formulas",
         ),
         pytest.param(["emulator", "--members", "-1"], "members and rewards can't be negative", id="emulator"),
         pytest.param(["emulator", "--fault-rate", "2"], "fault_rate must be from 0 to 1", id="fault-rate"),
@@ -654,17 +344,6 @@ def test_a_key_file_that_is_missing_is_told(crowdtwist: Command, monkeypatch: py
     assert crowdtwist("points", USER).refused(2, "CROWDTWIST_API_KEY_FILE can't be read: No such file or .*")
 
 
-@pytest.mark.parametrize("name", ["missing.txt", "."])
-def test_ids_that_can_not_be_read_are_told(crowdtwist: Command, tmp_path: Path, name: str) -> None:
-    """The output's name stays free."""
-    out = tmp_path / "out.jsonl"
-
-    ended = crowdtwist("export", "points", "--emulator", "--ids", tmp_path / name, "-o", out)
-
-    assert (2, False) == (ended.code, out.exists())
-    assert ended.err.splitlines()[-1].startswith(f"crowdtwist: the ids in {tmp_path / name} can't be read: ")
-
-
 def test_an_unknown_member_is_told(crowdtwist: Command) -> None:
     """In the API's own words, without the id."""
     ended = crowdtwist("purchases", "19999999", "--emulator")
@@ -672,17 +351,17 @@ def test_an_unknown_member_is_told(crowdtwist: Command) -> None:
     assert ended.refused(1, r"404 user_not_found: User does not exist \(user_purchases at localhost, 1 .*\)")
 
 
-def test_a_missing_folder_is_told(crowdtwist: Command, emulator: Emulator, tmp_path: Path) -> None:
-    """Before the first request."""
-    out = tmp_path / "missing" / "out.jsonl"
-
-    ended = crowdtwist("export", "points", "--emulator", "-o", out)
-
-    assert ended.refused(1, f"{out} can't be written: No such file or directory")
-    assert 0 == emulator.stats.requests
-
-
 # The key
+
+
+@on_every_name
+def test_a_refused_key_is_told(
+    crowdtwist: Command, server: Emulator, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """By an exit code of its own, for every endpoint."""
+    monkeypatch.setenv("CROWDTWIST_API_KEY", "another" + KEY)
+
+    assert crowdtwist(name, USER).refused(4, r"403 invalid_auth: Invalid access credentials\. \(.*\)")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "crowdtwist")
@@ -752,19 +431,15 @@ def test_a_member_that_can_not_be_printed_is_told(
     assert ended.refused(1, sentence)
 
 
-@pytest.mark.parametrize("arguments", [["purchases", USER], ["export", "purchases", "-o", "-"]], ids="-".join)
 def test_a_reader_that_leaves_is_no_error(
-    capfd: pytest.CaptureFixture[str],
-    emulator: Emulator,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
+    capfd: pytest.CaptureFixture[str], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`| head -1` has what it wanted: nothing is said, and nothing fails at the interpreter's end."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe, monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", pipe)
-        code = main([*arguments, "--emulator"])
+        code = main(["purchases", USER, "--emulator"])
         pipe.write("what the interpreter still had to flush")
 
     assert (1, "") == (code, capfd.readouterr().err)
@@ -782,41 +457,6 @@ def test_a_closed_pipe_ends_the_process() -> None:
     assert (1, "") == (running.returncode, said)
 
 
-def test_standard_output_holds_rows_alone(ids: Path) -> None:
-    """What there is to say goes to standard error."""
-    emulator = Emulator(members=MEMBERS)
-
-    ended = process("export", "purchases", "--emulator", "--ids", "-", "-o", "-", stdin=ids.read_text())
-
-    assert (0, count_of_all(emulator, "purchases")) == (ended.code, len(ended.rows))
-    assert 2 == len(ended.err.splitlines())
-
-
-def test_quiet_holds_for_the_logs_too(server: Emulator, ids: Path) -> None:
-    """A process without logging set up would print warnings of retries."""
-    server.script(Fault.status(503, retry_after="0.01"), Fault.reset())
-
-    ended = process("export", "points", "--ids", ids, "-o", "-", "--quiet", "--per-minute", "inf")
-
-    assert (0, MEMBERS, "") == (ended.code, len(ended.rows), ended.err)
-
-
-def test_standard_input_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
-    """As a file is, in any locale."""
-    done = subprocess.run(
-        python_m("export", "points", "--emulator", "--ids", "-", "-o", tmp_path / "out.jsonl"),
-        input=b"10000000\n\xff\n",
-        env={**os.environ, "LC_ALL": "C"},
-        capture_output=True,
-        timeout=60,
-    )
-
-    assert 2 == done.returncode
-    assert done.stderr.endswith(
-        b"crowdtwist: the ids on standard input can't be read: they are no UTF-8 text\n"
-    )
-
-
 # Interruptions
 
 
@@ -829,61 +469,6 @@ def test_an_interruption_is_told(crowdtwist: Command, monkeypatch: pytest.Monkey
     monkeypatch.setattr("crowdtwist_async.cli._app.run", interrupt)
 
     assert crowdtwist("points", USER).refused(130, "interrupted")
-
-
-def _started_export(*arguments: object) -> subprocess.Popen[str]:
-    """An export that has the first of its ids, and waits for more."""
-    running = subprocess.Popen(
-        python_m("export", "points", "--ids", "-", *map(str, arguments)),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stdin is not None
-    running.stdin.write(f"{USER}\n")
-    running.stdin.flush()
-    return running
-
-
-def _ended(running: subprocess.Popen[str]) -> Ended:
-    """How it ends, while its standard input stays open."""
-    with running:
-        try:
-            running.wait(30)
-        finally:
-            running.kill()
-        assert running.stdout is not None
-        assert running.stderr is not None
-        return checked(Ended(running.returncode, running.stdout.read(), running.stderr.read()))
-
-
-def test_an_interrupted_export_leaves_its_part(server: Emulator, tmp_path: Path) -> None:
-    """It ends at once, though its ids come from a terminal that says nothing, and says where its rows are."""
-    out = tmp_path / "out.jsonl"
-    running = _started_export("-o", out, "--concurrency", 1)
-    assert running.stdin is not None
-    running.stdin.write("10000002\n")
-    running.stdin.flush()
-    # One member at a time: the second is asked for when the first is written.
-    while server.stats.requests < 2:
-        time.sleep(0.01)
-
-    running.send_signal(signal.SIGINT)
-    ended = _ended(running)
-
-    said = f"The export is not complete. What it has so far is in {out}.partial.\ncrowdtwist: interrupted\n"
-    assert (130, "", said) == ended
-    assert ["out.jsonl.partial"] == [path.name for path in tmp_path.iterdir()]
-
-
-def test_a_refused_key_does_not_wait_for_ids(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other member would fare better."""
-    monkeypatch.setenv("CROWDTWIST_API_KEY", "another" + KEY)
-
-    ended = _ended(_started_export("-o", "-"))
-
-    assert ended.refused(4, r"403 invalid_auth: Invalid access credentials\. \(.*\)")
 
 
 def test_the_emulator_serves_until_it_is_interrupted() -> None:
@@ -911,19 +496,19 @@ def test_the_emulator_serves_until_it_is_interrupted() -> None:
 def test_the_emulator_gets_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each as it is given."""
     made: list[dict[str, Any]] = []
-    served: list[tuple[object, ...]] = []
+    calls: list[tuple[object, ...]] = []
 
     def make(**options: Any) -> Emulator:
         made.append(options)
         return Emulator(**options)
 
     monkeypatch.setattr("crowdtwist_async.cli._app.Emulator", make)
-    monkeypatch.setattr("crowdtwist_async.cli._serve.serve", lambda *arguments: served.append(arguments[1:3]))
+    monkeypatch.setattr("crowdtwist_async.cli._serve.serve", lambda *arguments: calls.append(arguments[1:3]))
     flags = "--host ::1 --port 1234 --members 7 --seed 3 --fault-rate 0.5 --per-minute 60"
 
     assert 0 == main(["emulator", *flags.split()])
     assert [{"members": 7, "seed": 3, "fault_rate": 0.5, "per_minute": 60}] == made
-    assert [("::1", 1234)] == served
+    assert [("::1", 1234)] == calls
 
 
 def test_a_taken_port_is_told(crowdtwist: Command) -> None:
@@ -982,7 +567,7 @@ def test_the_rate_is_the_nearest_that_is_given(
 
     client = Connection(per_minute=flag).client(None, usual)
 
-    assert expected == getattr(client._session._budget, "per_minute", None)
+    assert expected == getattr(client._session.budget, "per_minute", None)
 
 
 @pytest.mark.parametrize(("flag", "expected"), [(None, float("inf")), (60.0, 60.0)])
@@ -992,7 +577,7 @@ def test_the_emulator_is_not_paced_unless_told(flag: float | None, expected: flo
     emulator = connection.make_emulator()
 
     assert emulator is not None
-    assert expected == getattr(connection.client(emulator, 5_000)._session._budget, "per_minute", None)
+    assert expected == getattr(connection.client(emulator, 5_000)._session.budget, "per_minute", None)
 
 
 # The command itself
@@ -1032,6 +617,27 @@ def _without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
 
 
+def test_a_system_error_is_told(crowdtwist: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sentence too, wherever it comes from."""
+    error = OSError(24, "Too many open files", "the file")
+
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("crowdtwist_async.cli._app.run", fail)
+
+    assert crowdtwist("points", USER).refused(1, "the file: Too many open files")
+
+
+def test_without_standard_error_nothing_is_said(crowdtwist: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard output is for rows."""
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", None)
+        ended = crowdtwist("points")
+
+    assert (2, "", "") == ended
+
+
 @pytest.mark.parametrize("package", ["cyclopts", "uvicorn", "rich"])
 def test_a_missing_extra_is_named(crowdtwist: Command, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """With the line that installs it."""
@@ -1052,6 +658,14 @@ def test_another_import_error_is_not_explained_away(monkeypatch: pytest.MonkeyPa
 
 def test_the_exit_codes_are_the_documented_ones() -> None:
     """Scripts depend on them."""
-    names = ["COMPLETE", "FAILED", "USAGE", "COMPLETE_WITH_FAILURES", "AUTHENTICATION", "INTERRUPTED"]
+    names = [
+        "COMPLETE",
+        "FAILED",
+        "USAGE",
+        "COMPLETE_WITH_FAILURES",
+        "AUTHENTICATION",
+        "STOPPED",
+        "INTERRUPTED",
+    ]
 
-    assert [0, 1, 2, 3, 4, 130] == [getattr(crowdtwist_async.cli, name) for name in names]
+    assert [0, 1, 2, 3, 4, 75, 130] == [getattr(crowdtwist_async.cli, name) for name in names]

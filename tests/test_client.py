@@ -351,8 +351,8 @@ def test_from_env_reads_every_variable(monkeypatch: pytest.MonkeyPatch, tmp_path
         settings.pos.origin,
         settings.pos.path,
     )
-    assert isinstance(client._session._budget, RateBudget)
-    assert 120 == client._session._budget.per_minute
+    assert isinstance(client._session.budget, RateBudget)
+    assert 120 == client._session.budget.per_minute
 
 
 @pytest.mark.usefixtures("_clean_environment")
@@ -363,7 +363,7 @@ def test_from_env_lets_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
     budget = RateBudget(7)
     client = CrowdTwistClient.from_env(api_key=KEY, client_id=5, budget=budget)
     assert KEY == client._session.settings.key.reveal()
-    assert budget is client._session._budget
+    assert budget is client._session.budget
 
 
 BAD_ENVIRONMENTS: dict[str, tuple[dict[str, str], str]] = {

@@ -53,6 +53,8 @@ PARENTS = {
     "PaginationLoopError": (errors.PaginationError,),
     "PaginationDriftError": (errors.PaginationError,),
     "ExportError": (CrowdTwistError,),
+    "OutputLockedError": (errors.ExportError,),
+    "OutputMismatchError": (errors.ExportError,),
     "StorageError": (errors.ExportError,),
 }
 

@@ -4,20 +4,17 @@ Rows: nested for JSON Lines, flat for tables, with the same columns whatever the
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 from attrs import evolve
-from reference_server import make_purchases, make_rewards
+from outputs import FULL, POINTS, PURCHASE, SPARSE, row_of
 
-from crowdtwist_async import IdType, PointsAwaitingFulfillment, Purchase, Reward
+from crowdtwist_async import DecodeError, IdType, PointsAwaitingFulfillment, Purchase, Reward
 from crowdtwist_async._convert import structure
-from crowdtwist_async.export.rows import MODELS, columns, flatten, iso, make_row, plain
-
-FULL, SPARSE = make_rewards(2)
-PURCHASE = make_purchases(1)[0]
-POINTS = {"user_id": 7, "total_points_awaiting_fulfillment": 4000, "bonus_points_awaiting_fulfillment": 10}
+from crowdtwist_async.export.rows import Row, columns, flatten, iso, plain
 
 SENT = [
     pytest.param("points", POINTS, id="points"),
@@ -46,21 +43,29 @@ COLUMNS = {
 }
 
 
-def row_of(name: str, sent: dict[str, Any], user_id: str = "7", id_type: str = "id") -> dict[str, Any]:
-    """The row of a JSON object as the API sends it."""
-    return make_row(user_id, id_type, structure(sent, MODELS[name]), sent)
+def flat_of(name: str, row: Row) -> dict[str, Any]:
+    """A flat row by the names of its columns."""
+    return dict(zip(columns(name), flatten(row), strict=True))
 
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_columns_are_the_models(name: str) -> None:
     """They are fixed by the reference's fields, nested ones by their whole name."""
-    assert tuple(COLUMNS[name].split()) == columns(name)
+    assert COLUMNS[name].split() == list(columns(name))
 
 
 @pytest.mark.parametrize(("name", "sent"), SENT)
-def test_a_flat_row_has_exactly_the_columns(name: str, sent: dict[str, Any]) -> None:
-    """In the same order, or the values would stand under other names."""
-    assert columns(name) == tuple(flatten(row_of(name, sent)))
+def test_a_flat_row_has_a_value_for_each_column(name: str, sent: dict[str, Any]) -> None:
+    """Of the kind that the column says, or null."""
+    types = {"text": str, "integer": int, "boolean": bool, "instant": datetime, "json": str}
+
+    flat = flat_of(name, row_of(name, sent | {"new": 1}))
+
+    assert [] == [
+        column
+        for column, kind in columns(name).items()
+        if flat[column] is not None and types[kind] is not type(flat[column])
+    ]
 
 
 def test_a_row_begins_with_what_was_asked_for() -> None:
@@ -83,14 +88,14 @@ def test_a_row_is_nested() -> None:
     assert FULL["segment"] == row["segment"]
     assert FULL["partner_info"] == row["partner_info"]
     assert FULL["extra_data"] == row["extra_data"]
-    assert "2017-03-28T08:00:00Z" == row["date_start"]
+    assert datetime(2017, 3, 28, 8, tzinfo=UTC) == row["date_start"]
     assert (True, False) == (row["is_enabled"], row["is_phone_number_required"])
 
 
 def test_nulls_are_kept() -> None:
     """A missing object is one null, flattened as many as it has columns."""
     row = row_of("rewards", SPARSE)
-    flat = flatten(row)
+    flat = flat_of("rewards", row)
 
     assert [None, None, None] == [row["segment"], row["partner_info"], row["extra_data"]]
     assert [None] * 5 == [
@@ -99,8 +104,8 @@ def test_nulls_are_kept() -> None:
 
 
 def test_flattening_names_a_value_by_its_path() -> None:
-    """What has no fixed shape stays one value."""
-    flat = flatten(row_of("rewards", FULL))
+    """What has no fixed shape is one text, its JSON."""
+    flat = flat_of("rewards", row_of("rewards", FULL))
 
     assert ("New York Members", 2, "inclusion") == (
         flat["segment_name"],
@@ -108,7 +113,7 @@ def test_flattening_names_a_value_by_its_path() -> None:
         flat["segment_eligibility_type"],
     )
     assert (56577, "Acme Car Rentals") == (flat["partner_info_id"], flat["partner_info_name"])
-    assert FULL["extra_data"] == flat["extra_data"]
+    assert FULL["extra_data"] == json.loads(flat["extra_data"])
 
 
 @pytest.mark.parametrize(("name", "sent"), SENT)
@@ -152,7 +157,7 @@ def test_a_model_alone_is_plain_json() -> None:
     """Without the id that was asked for, as the single commands print it."""
     purchase = structure(PURCHASE, Purchase)
 
-    assert {**PURCHASE, "last_date_purchased": "2018-01-01T11:00:18Z"} == plain(purchase)
+    assert {**PURCHASE, "last_date_purchased": datetime(2018, 1, 1, 11, 0, 18, tzinfo=UTC)} == plain(purchase)
     assert plain(evolve(purchase, last_date_purchased=None))["last_date_purchased"] is None
     assert {*POINTS} == {*plain(structure(POINTS, PointsAwaitingFulfillment))}
     assert {*plain(structure(FULL, Reward))} == {*plain(structure(SPARSE, Reward))}
@@ -165,3 +170,47 @@ def test_unknown_properties_of_nested_objects_are_kept() -> None:
     assert {"segment": {"color": "red"}} == row_of(
         "rewards", FULL | {"segment": {**segment, "color": "red"}}
     )["_extra"]
+
+
+BIGGEST = 2**63 - 1
+SEGMENT = FULL["segment"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "where"),
+    [
+        pytest.param({"num_points": BIGGEST + 1}, "num_points", id="one-too-much"),
+        pytest.param({"min_age": -BIGGEST - 2}, "min_age", id="one-too-little"),
+        pytest.param({"num_points": 10**400 - 1}, "num_points", id="four-hundred-digits"),
+        pytest.param(
+            {"segment": SEGMENT | {"subscription_id": 2**64}}, "segment.subscription_id", id="nested"
+        ),
+    ],
+)
+def test_a_number_that_no_column_holds_is_refused(changed: dict[str, Any], where: str) -> None:
+    """It fails its member with the place, and is never rounded."""
+    with pytest.raises(DecodeError, match=f"beyond 64 bits, which no column of an export holds @ {where}$"):
+        row_of("rewards", FULL | changed)
+
+
+def test_numbers_up_to_64_bits_are_kept() -> None:
+    """The largest and the smallest that tables have."""
+    row = row_of("rewards", FULL | {"num_points": BIGGEST, "min_age": -BIGGEST - 1})
+
+    assert (BIGGEST, -BIGGEST - 1) == (row["num_points"], row["min_age"])
+
+
+def test_json_holds_all_numbers() -> None:
+    """What the model does not know, and the client's own properties, are texts in a table."""
+    row = row_of("rewards", FULL | {"new": 10**30, "extra_data": {"big": 2**64}})
+
+    flat = flat_of("rewards", row)
+
+    assert (f'{{"new":{10**30}}}', f'{{"big":{2**64}}}') == (flat["_extra"], flat["extra_data"])
+
+
+def test_a_model_alone_holds_all_numbers() -> None:
+    """A single command prints JSON, and no table."""
+    purchase = structure(PURCHASE | {"purchase_total": 2**64}, Purchase)
+
+    assert 2**64 == plain(purchase)["purchase_total"]

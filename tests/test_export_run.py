@@ -1,114 +1,65 @@
 """
-The run: many members through a few workers, one bad member at a time, and what ends it for all.
+The run: many members through a few workers, one bad member at a time, outages, and what ends it for all.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import pytest
-from anyio.lowlevel import checkpoint
 from conftest import KEY
+from detours import ONCE, Answer, Detour, export_from, members_in, noted_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import status
 
 from crowdtwist_async import (
     AuthenticationError,
+    Budget,
     ClientClosedError,
     ConfigurationError,
-    CrowdTwistClient,
-    CrowdTwistError,
-    Reply,
+    ConnectionFailedError,
     Request,
     RetryPolicy,
+    ServerError,
     StorageError,
 )
 from crowdtwist_async.emulator import Emulator, Fault
-from crowdtwist_async.export.files import Output
-from crowdtwist_async.export.rows import Row
-from crowdtwist_async.export.run import Report, Run
-from crowdtwist_async.export.source import Source
+from crowdtwist_async.export import ExportReport, IdSource, export, outage, queue
+from crowdtwist_async.export.formats import Limits
+from crowdtwist_async.export.formats.lines import LineWriter
+from crowdtwist_async.export.formats.parquet import ParquetWriter
+from crowdtwist_async.export.formats.sqlite import SqliteWriter
 
 on_both_loops = pytest.mark.anyio
 NAMES = ["points", "rewards", "purchases"]
-ONCE = RetryPolicy(max_attempts=1)
+SUFFIXES = [".jsonl", ".csv", ".parquet", ".sqlite"]
 AT_ONCE = RetryPolicy(initial=0)
+UNKNOWN = "29999999"
+DOWN = status(503)
 
 
-class Collected:
-    """An output that keeps its rows, and each member's batch."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Row]] = []
-        self.failures: list[Row] = []
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Keep them."""
-        self.batches.append(list(rows))
-
-    def note_failure(self, failure: Row) -> None:
-        """Keep a failed member's line."""
-        self.failures.append(failure)
-
-    @property
-    def rows(self) -> list[Row]:
-        """All of them."""
-        return [row for batch in self.batches for row in batch]
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for nothing, and commit often."""
+    monkeypatch.setattr(queue, "_FIRST_DELAY", 0.0)
+    monkeypatch.setattr(outage, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(outage, "_LONGEST_PAUSE", 0.002)
+    for writer in (LineWriter, ParquetWriter, SqliteWriter):
+        monkeypatch.setattr(writer, "limits", Limits(seconds=0.01, members=3, rows=60))
 
 
-class CountingTransport:
-    """Asks an emulator, and counts how many requests are on the way; none is answered before `together` are."""
-
-    def __init__(self, emulator: Emulator, together: int = 1) -> None:
-        self._inner = emulator.transport()
-        self._together = together
-        self._complete = anyio.Event()
-        self.now = 0
-        self.most = 0
-
-    async def send(self, request: Request, /) -> Reply | CrowdTwistError:
-        """Take a few turns of the event loop, so that others come in."""
-        self.now += 1
-        self.most = max(self.most, self.now)
-        if self.now == self._together:
-            self._complete.set()
-        await self._complete.wait()
-        for _ in range(5):
-            await checkpoint()
-        self.now -= 1
-        return await self._inner.send(request)
-
-    async def aclose(self) -> None:
-        """Do nothing: the emulator holds nothing."""
-
-
-def run_of(client: CrowdTwistClient, name: str = "points", output: Any = None) -> Run:
-    """A run into anything that has `write`."""
-    sink: Any = output or Collected()
-    return Run(client, Source(name), sink)
-
-
-async def export(
-    client: CrowdTwistClient,
-    ids: Iterable[str],
-    name: str = "purchases",
-    *,
-    output: Any = None,
-    concurrency: int = 4,
-) -> tuple[Report, Collected]:
-    """Run an export with an open client."""
-    collected = Collected()
-    run = run_of(client, name, output or collected)
-    return await run.finish(ids, concurrency), collected
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """A place for an export."""
+    return tmp_path / "out.jsonl"
 
 
 def emulator_of(members: int, *faults: Fault | None) -> Emulator:
@@ -116,264 +67,525 @@ def emulator_of(members: int, *faults: Fault | None) -> Emulator:
     return Emulator(members=members, api_key=KEY, faults=faults)
 
 
+def check_rows(emulator: Emulator, output: Path) -> None:
+    """Check that everybody's purchases are there, each once and in the API's order."""
+    found = members_in(output)
+    for user_id in emulator.member_ids():
+        rows = found.get(user_id, [])
+        assert emulator.purchases_of(user_id) == len(rows) == len({str(row[2:]) for row in rows})
+
+
 @on_both_loops
 @pytest.mark.parametrize("name", NAMES)
-async def test_every_row_of_every_member_arrives(name: str) -> None:
-    """As many as the API says it has, and served."""
-    emulator = emulator_of(40)
-    ids = list(emulator.member_ids())
+async def test_every_row_of_every_member_arrives(name: str, output: Path) -> None:
+    """As many as the API says it has and served, at one request a page."""
+    emulator = emulator_of(12)
     counts: dict[str, Callable[[str], int]] = {
         "rewards": emulator.rewards_of,
         "purchases": emulator.purchases_of,
     }
 
-    async with emulator.client() as client:
-        report, collected = await export(client, ids, name)
+    report = await export_from(emulator, output, name=name)
 
-    assert [counts[name](user) if name in counts else 1 for user in ids] == [
-        sum(row["requested_id"] == user for row in collected.rows) for user in ids
-    ]
-    assert (40, 0, 0) == (report.members, report.not_found, report.failed)
-    assert emulator.stats.rows == report.rows == len(collected.rows)
-    assert emulator.stats.requests == report.requests
-    assert (0, {}) == (report.retries, report.failures)
+    found = members_in(output)
+    for user_id in emulator.member_ids():
+        assert (counts[name](user_id) if name in counts else 1) == len(found.get(user_id, []))
+    assert (12, "complete") == (report.members, report.status)
+    assert emulator.stats.rows == report.rows
+    assert sum(mark[2] for mark in noted_in(output).values()) == report.requests == emulator.stats.requests
+    assert 0 == report.retries
     assert report.seconds > 0
 
 
 @on_both_loops
-async def test_a_members_rows_stand_together() -> None:
-    """However many members are fetched at once."""
-    emulator = emulator_of(30)
-
-    async with emulator.client(transport=CountingTransport(emulator)) as client:
-        _, collected = await export(client, emulator.member_ids(), concurrency=16)
-
-    users = [user for user, _ in groupby(row["requested_id"] for row in collected.rows)]
-    assert len(set(users)) == len(users)
-    assert [] not in collected.batches
-
-
-@on_both_loops
-async def test_no_ids_are_an_empty_export() -> None:
-    """Nothing is asked and nothing written."""
+async def test_no_ids_are_an_empty_export(output: Path) -> None:
+    """It is complete, and nothing is asked."""
     emulator = emulator_of(1)
 
-    async with emulator.client() as client:
-        report, collected = await export(client, [])
+    report = await export_from(emulator, output, iter(()))
 
-    assert (0, 0, 0, []) == (report.members, report.requests, emulator.stats.requests, collected.batches)
+    assert ("complete", 0, 0) == (report.status, report.ids, emulator.stats.requests)
+
+
+_FAULTS = (
+    None,
+    Fault.status(500),
+    Fault.status(503),
+    Fault.reset(),
+    Fault.truncate(),
+    Fault.not_json(),
+    Fault.drift(3),
+    Fault.drift(10),
+    Fault.drift(-2),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    users=st.lists(st.integers(-2, 11), max_size=30),
+    faults=st.lists(st.sampled_from(_FAULTS), max_size=40),
+    retry=st.sampled_from([ONCE, AT_ONCE]),
+    concurrency=st.integers(1, 9),
+    backend=st.sampled_from(["asyncio", "trio"]),
+)
+def test_every_id_is_accounted_for(
+    users: list[int], faults: list[Fault | None], retry: RetryPolicy, concurrency: int, backend: str
+) -> None:
+    """Each once, with all rows as they are in the end, whatever went wrong and changed on the way."""
+    emulator = emulator_of(10, *faults)
+    ids = [str(10_000_000 + user) for user in users]
+
+    async def run() -> ExportReport:
+        return await export_from(emulator, path, ids, name="purchases", retry=retry, concurrency=concurrency)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "out.jsonl")
+        report = anyio.run(run, backend=backend)
+        found, ledger = members_in(path), noted_in(path)
+
+    known = {user_id for user_id in ids if user_id in emulator.member_ids()}
+    assert "complete" == report.status
+    assert len(ids) - len(set(ids)) == report.duplicates
+    assert set(ids) == set(ledger)
+    assert {user_id for user_id in ids if user_id not in known} == {
+        user_id for user_id, mark in ledger.items() if mark[0] == "not_found"
+    }
+    for user_id in known:
+        kept = ledger[user_id]
+        rows = found.get(user_id, [])
+        # Three changes within three walks can be had; then the rows are what they are.
+        assert "ok" == kept[0] or faults.count(Fault.drift(10)) >= 3
+        if kept[0] == "ok" and not kept[3]:
+            assert emulator.purchases_of(user_id) == len(rows) == len({str(row) for row in rows})
+
+
+@cache
+def unstopped(suffix: str) -> dict[str, list[tuple[Any, ...]]]:
+    """What an export that nobody stops leaves."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, f"out{suffix}")
+        anyio.run(lambda: export_from(emulator_of(12), output, name="purchases"))
+        return members_in(output)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    suffix=st.sampled_from(SUFFIXES),
+    cuts=st.lists(st.tuples(st.integers(1, 30), st.sampled_from(["stop", "cancel"])), min_size=1, max_size=4),
+    concurrency=st.integers(1, 6),
+    backend=st.sampled_from(["asyncio", "trio"]),
+)
+def test_an_export_that_is_stopped_anywhere_goes_on(
+    suffix: str, cuts: list[tuple[int, str]], concurrency: int, backend: str
+) -> None:
+    """However often, gently or not: in the end it equals one that was not stopped."""
+    emulator = emulator_of(12)
+
+    async def cut_after(requests: int, how: str) -> None:
+        stop, scope, seen = anyio.Event(), anyio.CancelScope(), iter(range(1, 1000))
+
+        def end(*_: object) -> None:
+            if next(seen) == requests:
+                stop.set() if how == "stop" else scope.cancel()
+
+        with scope:
+            report = await export_from(
+                emulator, path, instead=end, name="purchases", concurrency=concurrency, stop=stop
+            )
+            assert report.status in ("stopped", "complete", "already_complete")
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"out{suffix}")
+        for cut in cuts:
+            anyio.run(cut_after, *cut, backend=backend)
+        done = noted_in(path)
+        last = anyio.run(lambda: export_from(emulator, path, name="purchases"), backend=backend)
+
+        assert unstopped(suffix) == members_in(path)
+        assert len(done) == last.resumed
+        assert done.items() <= noted_in(path).items()
 
 
 @on_both_loops
-async def test_unknown_ids_are_a_result() -> None:
+async def test_unknown_ids_are_a_result(output: Path) -> None:
     """They are counted, and are no failures."""
-    emulator = emulator_of(3)
-
-    async with emulator.client() as client:
-        report, _ = await export(client, ["5", "10000000", "nobody", "10000003"], "points")
+    report = await export_from(emulator_of(3), output, ["5", "10000000", "nobody", "10000003"])
 
     assert (1, 3, 0) == (report.members, report.not_found, report.failed)
 
 
 @on_both_loops
-@pytest.mark.parametrize("bad", ["a\x01b", "..", "\x7f", "a\u2028b", "\udcff"], ids=ascii)
-async def test_an_id_that_can_not_be_asked_for_fails_alone(bad: str) -> None:
-    """It costs no request, and the sentence that counts it does not repeat it."""
-    emulator = emulator_of(3)
-
-    async with emulator.client() as client:
-        report, collected = await export(client, ["10000000", bad, "10000001"], "points")
+@pytest.mark.parametrize("bad", ["a\x01b", "..", "\x7f", "a\u2028b"], ids=ascii)
+async def test_an_id_that_can_not_be_asked_for_fails_alone(bad: str, output: Path) -> None:
+    """It costs no request."""
+    report = await export_from(emulator_of(3), output, ["10000000", bad, "10000001"])
 
     assert (2, 1, 2) == (report.members, report.failed, report.requests)
-    assert {"10000000", "10000001"} == {row["requested_id"] for row in collected.rows}
-    [(sentence, times)] = report.failures.items()
-    assert (1, True) == (times, sentence.startswith("InvalidArgumentError: user_id "))
+    assert ("failed", 0, 0, 0) == noted_in(output)[bad]
 
 
 @on_both_loops
 @pytest.mark.parametrize(
-    ("fault", "kind"),
+    "fault",
     [
-        pytest.param(Fault.status(500, user="10000001"), "ServerError", id="server-error"),
-        pytest.param(Fault.reset(user="10000001"), "ConnectionFailedError", id="reset"),
-        pytest.param(Fault.truncate(user="10000001"), "ConnectionFailedError", id="cut"),
-        pytest.param(Fault.not_json(user="10000001"), "DecodeError", id="not-json"),
-        pytest.param(Fault.status(404, body=b"", user="10000001"), "APIStatusError", id="gateway-404"),
-        pytest.param(Fault.rewrite(lambda _: {}, user="10000001"), "DecodeError", id="wrong-shape"),
-        pytest.param(Fault.status(301, user="10000001"), "UnexpectedRedirectError", id="redirect"),
+        pytest.param(Fault.status(400, user="10000001"), id="bad-request"),
+        pytest.param(Fault.status(404, body=b"", user="10000001"), id="gateway-404"),
+        pytest.param(Fault.rewrite(lambda _: {}, user="10000001"), id="wrong-shape"),
+        pytest.param(Fault.status(301, user="10000001"), id="redirect"),
     ],
 )
-async def test_a_failing_member_leaves_none_of_its_rows(fault: Fault, kind: str) -> None:
-    """Also not those of the pages before the failure; the others are complete."""
+async def test_a_permanent_error_fails_the_member_alone(fault: Fault, output: Path) -> None:
+    """At once, and none of its rows stay, those of the pages before it neither."""
     emulator = emulator_of(4, *[None] * 3, fault)
-    ids = ["10000001", "10000000", "10000003"]
 
-    async with emulator.client(retry=ONCE) as client:
-        report, collected = await export(client, ids, concurrency=1)
-
-    assert "10000001" not in {row["requested_id"] for row in collected.rows}
-    assert sum(map(emulator.purchases_of, ids[1:])) == len(collected.rows) == report.rows
-    assert (2, 1, [1]) == (report.members, report.failed, list(report.failures.values()))
-    assert all(
-        sentence.startswith(f"{kind}: ") and "10000001" not in sentence for sentence in report.failures
+    report = await export_from(
+        emulator, output, ["10000001", "10000000", "10000003"], name="purchases", concurrency=1
     )
+
+    assert (2, 1) == (report.members, report.failed)
+    assert ("failed", 0, 4, 0) == noted_in(output)["10000001"]
+    assert {"10000000", "10000003"} >= set(members_in(output))
     assert () == emulator.pending_faults
 
 
 @on_both_loops
-async def test_what_is_tried_again_is_no_failure() -> None:
-    """It is counted apart."""
-    emulator = emulator_of(3, Fault.status(503), Fault.reset(), None, Fault.truncate())
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.status(500), Fault.reset(), Fault.truncate(), Fault.not_json()],
+    ids=lambda fault: fault.kind,
+)
+async def test_a_member_goes_on_at_the_page_that_failed(fault: Fault, output: Path) -> None:
+    """Earlier pages are not fetched again, however many pages fail however often."""
+    emulator = emulator_of(2, *[None, None, *[fault] * 8] * 3)
 
-    async with emulator.client(retry=AT_ONCE) as client:
-        report, _ = await export(client, emulator.member_ids())
+    report = await export_from(emulator, output, ["10000001"], name="purchases")
 
-    assert (3, 0, 3) == (report.members, report.failed, report.retries)
-    assert emulator.stats.requests == report.requests
+    assert (1, 14 + 24) == (report.members, report.requests)
+    assert emulator.purchases_of("10000001") == report.rows
 
 
 @on_both_loops
-async def test_the_same_failure_of_many_is_one_sentence() -> None:
-    """Counts, and no members."""
-    emulator = emulator_of(3, *[Fault.status(500)] * 3)
+@pytest.mark.parametrize(("failures", "failed"), [(9, 0), (10, 1)], ids=["nine", "ten"])
+async def test_a_member_is_tried_ten_times(failures: int, failed: int, output: Path) -> None:
+    """Before it fails for good, somebody else is asked for once."""
+    emulator = emulator_of(2, None, *[Fault.status(500, user="10000001")] * failures)
 
-    async with emulator.client(retry=ONCE) as client:
-        report, _ = await export(client, emulator.member_ids(), "points")
+    report = await export_from(emulator, output, concurrency=1)
 
-    assert {"ServerError: 500 internal_error: Emulated fault.": 3} == report.failures
+    assert (2 - failed, failed) == (report.members, report.failed)
+    assert (("failed", 0, 10, 0) if failed else ("ok", 1, 10, 0)) == noted_in(output)["10000001"]
+    assert 11 + failed == report.requests
+
+
+@on_both_loops
+@pytest.mark.parametrize("drifts", range(4))
+async def test_a_member_whose_counts_change_is_fetched_again(drifts: int, output: Path) -> None:
+    """Twice at most; then its rows are kept, and it is marked."""
+    emulator = emulator_of(2, *[None, Fault.drift(-1)] * drifts)
+
+    report = await export_from(emulator, output, ["10000001"], name="purchases")
+
+    requests = 2 * min(drifts, 2) + -(-emulator.purchases_of("10000001") // 10)
+    assert (1, drifts == 3) == (report.members, report.drifted)
+    # Of the third walk, the row that moved to the first page after that was read is missing.
+    rows = emulator.purchases_of("10000001")
+    assert ("ok", rows, requests, drifts == 3) == noted_in(output)["10000001"]
 
 
 @on_both_loops
 @pytest.mark.parametrize("concurrency", [1, 3, 20])
-async def test_members_at_once_are_bounded(concurrency: int) -> None:
+async def test_members_at_once_are_bounded(concurrency: int, output: Path) -> None:
     """As many requests as that are on the way together, and never one more."""
     emulator = emulator_of(60)
-    transport = CountingTransport(emulator, together=concurrency)
+    together, most, now = anyio.Event(), 0, 0
 
-    with anyio.fail_after(10):
-        async with emulator.client(transport=transport) as client:
-            await export(client, emulator.member_ids(), "points", concurrency=concurrency)
+    class Meeting(Detour):
+        """Answers nobody before so many have come."""
 
-    assert concurrency == transport.most
+        async def send(self, request: Request, /) -> Any:
+            """Count who is there."""
+            nonlocal now, most
+            now, most = now + 1, max(most, now + 1)
+            if now == concurrency:
+                together.set()
+            await together.wait()
+            reply = await super().send(request)
+            now -= 1
+            return reply
+
+    with anyio.fail_after(60):
+        async with emulator.client(transport=Meeting(emulator)) as client:
+            await export(client, "points", emulator.member_ids(), output, concurrency=concurrency)
+
+    assert concurrency == most
+
+
+# Outages
 
 
 @on_both_loops
-async def test_ids_are_read_as_they_are_needed() -> None:
-    """A list of millions is never in memory: it is read no further than members are under way."""
+async def test_an_outage_is_waited_out(output: Path) -> None:
+    """It costs few requests and nobody's tries, the run goes on by itself, and progress says why it waits."""
     emulator = emulator_of(100)
-    ahead: list[int] = []
-    read = 0
-    concurrency = 4
+    down = range(40, 90)
+    asked = iter(range(1, 10_000))
+    waiting: list[str | None] = []
 
-    def ids() -> Iterator[str]:
-        nonlocal read
-        for user_id in emulator.member_ids():
-            read += 1
-            yield user_id
+    report = await export_from(
+        emulator,
+        output,
+        instead=lambda _: DOWN if next(asked) in down else None,
+        concurrency=8,
+        progress=lambda told: waiting.append(told.waiting),
+    )
 
-    def progress(report: Report) -> None:
-        ahead.append(read - report.members)
-
-    async with emulator.client(transport=CountingTransport(emulator)) as client:
-        await run_of(client).finish(ids(), concurrency, progress)
-
-    assert 100 == len(ahead)
-    assert concurrency + 1 >= max(ahead)
+    assert ("complete", 100, 0) == (report.status, report.members, report.failed)
+    assert any("503" in said for said in waiting if said)
+    assert waiting[-1] is None
+    assert 100 + len(down) + 1 == report.requests
 
 
 @on_both_loops
-async def test_progress_is_told_after_every_member() -> None:
-    """Found or not, with the figures so far."""
-    emulator = emulator_of(3)
-    told: list[tuple[int, int, int]] = []
+async def test_an_outage_takes_few_requests(output: Path) -> None:
+    """Ten failures, those on the way, and then one at a time until the API answers."""
+    emulator = emulator_of(100)
+    since: list[str] = []
 
-    def progress(report: Report) -> None:
-        told.append((report.members, report.not_found, report.requests))
+    def answer(user_id: str) -> Answer:
+        if emulator.stats.requests < 50 or len(since) == 60:
+            return None
+        since.append(user_id)
+        return DOWN
 
-    async with emulator.client() as client:
-        run = run_of(client)
-        await run.finish(["10000000", "5", "10000001"], 1, progress)
+    await export_from(emulator, output, instead=answer, concurrency=8)
 
-    assert [(1, 0, 1), (1, 1, 2), (2, 1, 3)] == told
-
-
-@on_both_loops
-async def test_a_refused_key_ends_the_run_at_once() -> None:
-    """Every other member would meet it too; it is raised as itself, and nothing more is asked."""
-    emulator = emulator_of(1000)
-    read: list[str] = []
-
-    def ids() -> Iterator[str]:
-        for user_id in emulator.member_ids():
-            read.append(user_id)
-            yield user_id
-
-    async with emulator.client(api_key="another" + KEY) as client:
-        with pytest.raises(AuthenticationError) as caught:
-            await export(client, ids(), concurrency=4)
-
-    assert AuthenticationError is type(caught.value)
-    assert 403 == caught.value.status
-    assert 8 >= len(read) >= emulator.stats.requests
-    assert 0 == emulator.stats.rows
+    assert 10 <= sum(user_id != since[-1] for user_id in since) <= 10 + 7
 
 
 @on_both_loops
-async def test_a_refused_key_does_not_wait_for_more_ids() -> None:
-    """They may come from a terminal that says nothing."""
-    emulator = emulator_of(2, Fault.status(403))
-    typed = threading.Event()
+async def test_an_outage_from_the_start_asks_for_somebody_else_each_time(output: Path) -> None:
+    """Nobody was answered yet, and a single member may be what fails."""
+    emulator = emulator_of(30)
+    asked: list[str] = []
 
-    def ids() -> Iterator[str]:
-        yield "10000000"
-        typed.wait(10)
+    def answer(user_id: str) -> Answer:
+        asked.append(user_id)
+        return DOWN if len(asked) <= 40 else None
 
-    async with emulator.client() as client:
-        with pytest.raises(AuthenticationError), anyio.fail_after(5):
-            await export(client, ids(), concurrency=2)
-    typed.set()
+    report = await export_from(emulator, output, instead=answer, concurrency=4)
 
-    assert 1 == emulator.stats.requests
+    assert (30, 0) == (report.members, report.failed)
+    assert len(set(asked[13:40])) > 3
 
 
 @on_both_loops
-async def test_a_closed_client_ends_the_run() -> None:
+async def test_no_tries_are_counted_in_an_outage(output: Path) -> None:
+    """Not even the last one of a member, nor those before the suspicion."""
+    emulator = emulator_of(2)
+    tries = 0
+
+    def answer(user_id: str) -> Answer:
+        nonlocal tries
+        tries += user_id == "10000001"
+        # Nine failures of its own, then an outage, in which it is tried once.
+        return (
+            status(500) if (user_id == "10000001" and tries <= 9) or (10 <= tries and next(down, 0)) else None
+        )
+
+    down = iter([1, 1, 1])
+
+    report = await export_from(emulator, output, instead=answer, concurrency=1)
+
+    assert (2, 0) == (report.members, report.failed)
+    assert 11 == tries
+
+
+@on_both_loops
+@pytest.mark.parametrize("poisoned", [1, 15, 30])
+async def test_members_that_always_fail_look_like_no_outage(poisoned: int, output: Path) -> None:
+    """At the end of a run nobody else is left: ten tries each, and a question to somebody else for ten."""
+    emulator = emulator_of(40)
+    bad = set(list(emulator.member_ids())[-poisoned:])
+    waiting: set[str | None] = set()
+
+    report = await export_from(
+        emulator,
+        output,
+        instead=lambda user_id: status(500) if user_id in bad else None,
+        progress=lambda told: waiting.add(told.waiting),
+    )
+
+    assert ("complete", 40 - poisoned, poisoned) == (report.status, report.members, report.failed)
+    assert {None} == waiting
+    assert 40 + 9 * poisoned < report.requests <= 40 + 9 * poisoned + 2 * poisoned
+
+
+@on_both_loops
+async def test_members_that_always_fail_end_also_where_others_fail_at_times(output: Path) -> None:
+    """A false alarm forgives the tries that raised it, and not all."""
+    emulator = emulator_of(40)
+    bad = set(list(emulator.member_ids())[-15:])
+    chance = random.Random(1)
+
+    report = await export_from(
+        emulator,
+        output,
+        instead=lambda user_id: status(500) if user_id in bad or chance.random() < 0.3 else None,
+    )
+
+    assert ("complete", 25, 15) == (report.status, report.members, report.failed)
+    assert report.requests < 500
+
+
+@on_both_loops
+async def test_members_that_always_fail_are_told_from_an_outage_when_tried_again(output: Path) -> None:
+    """The run itself asks nobody else: whom an earlier one had is asked for."""
+    emulator = emulator_of(40)
+    bad = set(list(emulator.member_ids())[:30])
+
+    def answer(user_id: str) -> Answer:
+        return status(500) if user_id in bad else None
+
+    await export_from(emulator, output, instead=answer)
+
+    report = await export_from(emulator, output, instead=answer, retry_failed=True, max_outage=0)
+
+    assert ("complete", 10, 30) == (report.status, report.members, report.failed)
+
+
+@on_both_loops
+@pytest.mark.parametrize("known", [True, False], ids=["after-some", "from-the-start"])
+async def test_an_outage_that_does_not_end_stops_the_run(known: bool, output: Path) -> None:
+    """With a reason, with what was fetched before, and the next run goes on."""
+    emulator = emulator_of(30)
+
+    report = await export_from(
+        emulator,
+        output,
+        instead=lambda _: DOWN if emulator.stats.requests >= 5 * known else None,
+        concurrency=1,
+        max_outage=0.02,
+    )
+
+    assert ("stopped", 5 * known, 0) == (report.status, report.members, report.failed)
+    assert str(report.reason).startswith("the API has not answered for 0 seconds: 503 ")
+    assert (None, None) == (report.waiting, report.completed_at)
+    again = await export_from(emulator, output)
+    assert ("complete", 5 * known, 30) == (again.status, again.resumed, again.members)
+
+
+@on_both_loops
+@pytest.mark.parametrize("code", [429, 503])
+async def test_a_retry_after_beyond_the_patience_stops_at_once(code: int, output: Path) -> None:
+    """Nothing more is asked; what was fetched before is kept."""
+    emulator = emulator_of(30)
+
+    report = await export_from(
+        emulator,
+        output,
+        instead=lambda _: status(code, retry_after="901") if emulator.stats.requests >= 5 else None,
+        concurrency=1,
+    )
+
+    assert ("stopped", 5, 6) == (report.status, report.members, report.requests)
+    assert str(report.reason).startswith(f"the API asks to come back later: {code} ")
+
+
+class BrokenBudget(Budget):
+    """A budget whose store fails for a while."""
+
+    def __init__(self, failures: range) -> None:
+        self._failures = failures
+        self._calls = iter(range(10_000))
+
+    async def reserve(self, n: int = 1) -> float:
+        """Fail now and then."""
+        if next(self._calls) in self._failures:
+            raise OSError("no Redis")
+        return 0.0
+
+    async def penalize(self, seconds: float) -> None:
+        """Do nothing."""
+
+
+@on_both_loops
+async def test_a_budget_that_breaks_is_waited_for(output: Path) -> None:
+    """It says nothing of the members."""
+    emulator = emulator_of(30)
+
+    async with emulator.client(budget=BrokenBudget(range(10, 60))) as client:
+        report = await export(client, "points", emulator.member_ids(), output, concurrency=4)
+
+    assert ("complete", 30, 0) == (report.status, report.members, report.failed)
+    assert 31 == report.requests
+
+
+# What ends the run for all
+
+
+def refused() -> ConnectionFailedError:
+    """A certificate that nobody trusts."""
+    error = ConnectionFailedError("the server's certificate can't be trusted")
+    error.retryable = False
+    return error
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        pytest.param(lambda: status(403), AuthenticationError, id="authentication"),
+        pytest.param(
+            lambda: status(500, b'{"error": "not_configured", "message": "no"}'),
+            ServerError,
+            id="not-configured",
+        ),
+        pytest.param(refused, ConnectionFailedError, id="certificate"),
+    ],
+)
+async def test_what_everybody_would_meet_ends_the_run(
+    make: Callable[[], Answer], kind: type[Exception], output: Path
+) -> None:
+    """At once and as itself, with all that was fetched before it committed."""
+    asked = iter(range(1000))
+
+    with pytest.raises(kind) as caught:
+        await export_from(
+            emulator_of(200),
+            output,
+            instead=lambda _: make() if next(asked) >= 20 else None,
+            concurrency=1,
+        )
+
+    assert kind is type(caught.value)
+    assert 20 == len(noted_in(output)) == len(members_in(output))
+    assert 21 == next(asked)
+
+
+@on_both_loops
+async def test_a_closed_client_ends_the_run(output: Path) -> None:
     """It is no failure of each member."""
     emulator = emulator_of(5)
 
     async with emulator.client() as client:
-        run = run_of(client)
+        pass
     with pytest.raises(ClientClosedError):
-        await run.finish(emulator.member_ids(), 2)
+        await export(client, "points", emulator.member_ids(), output)
+
+    assert {} == noted_in(output)
 
 
 @on_both_loops
-async def test_ids_that_can_not_be_read_end_the_run() -> None:
-    """What was fetched before stays written."""
-    emulator = emulator_of(5)
+async def test_ids_that_change_end_the_run(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was fetched before stays."""
+    lists = [["10000000", "10000001", "10000002"], ["10000000", "10000001", "10000003"]]
+    ids = IdSource(lambda: iter(lists.pop(0)))
+    monkeypatch.setattr(queue, "_CHUNK", 2)
 
-    def ids() -> Iterator[str]:
-        yield "10000000"
-        raise ConfigurationError("the ids are gone")
+    with pytest.raises(ConfigurationError, match="^the ids changed while they were exported"):
+        await export_from(emulator_of(5), output, ids, concurrency=1)
 
-    async with emulator.client() as client:
-        with pytest.raises(ConfigurationError, match="^the ids are gone$"):
-            await export(client, ids(), concurrency=1)
-
-
-class Failing(Collected):
-    """An output that fails at its n-th batch."""
-
-    def __init__(self, error: Exception, after: int = 0) -> None:
-        super().__init__()
-        self._error = error
-        self._after = after
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Keep them, or fail."""
-        if len(self.batches) == self._after:
-            raise self._error
-        super().write(rows)
+    assert {"10000000", "10000001"} == noted_in(output).keys()
 
 
 @on_both_loops
@@ -382,123 +594,101 @@ class Failing(Collected):
     [StorageError("the disk is full"), BrokenPipeError(32, "Broken pipe"), RuntimeError("a bug")],
     ids=lambda error: type(error).__name__,
 )
-async def test_an_output_that_fails_ends_the_run(error: Exception) -> None:
-    """At once, and as itself: fetching on would be for nothing."""
-    emulator = emulator_of(1000)
-    output = Failing(error, after=3)
+async def test_an_output_that_fails_ends_the_run(
+    error: Exception, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and as itself: fetching on would be for nothing; the next run goes on."""
+    emulator = emulator_of(500)
+    written: list[object] = []
 
-    async with emulator.client() as client:
+    def write(_: object, rows: object) -> None:
+        written.append(rows)
+        if len(written) == 4:
+            raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LineWriter, "write", write)
         with pytest.raises(type(error)) as caught:
-            await export(client, emulator.member_ids(), "points", output=output, concurrency=4)
+            await export_from(emulator, output, concurrency=4)
 
     assert error is caught.value
-    assert 3 == len(output.batches)
-    assert emulator.stats.requests < 20
+    assert 4 == len(written)
+    assert emulator.stats.requests < 40
+    assert noted_in(output).keys() <= {"10000000", "10000001", "10000002", "10000003"}
+
+
+class OwnError(Exception):
+    """An error of the caller's own."""
 
 
 @on_both_loops
-async def test_cancelling_ends_the_run() -> None:
-    """Whole members are written; the one under way is not."""
-    emulator = emulator_of(50, *[None] * 10, Fault.delay(60))
-    collected = Collected()
+@pytest.mark.parametrize("at", ["first", "later", "outage", "last"])
+async def test_an_error_of_the_progress_callback_reaches_the_caller(at: str, output: Path) -> None:
+    """As it is, and the callback is not called again."""
+    emulator = emulator_of(50)
+    error = OwnError("a bug")
+    raised = 0
 
-    async with emulator.client() as client:
-        with anyio.move_on_after(0.05) as scope:
-            await export(client, emulator.member_ids(), output=collected, concurrency=1)
+    def progress(report: ExportReport) -> None:
+        nonlocal raised
+        moments = {
+            "first": True,
+            "later": report.members > 9,
+            "outage": report.waiting is not None,
+            "last": report.status == "complete",
+        }
+        if moments[at]:
+            raised += 1
+            raise error
 
-    assert scope.cancelled_caught
-    assert [10000000] == sorted({int(row["requested_id"]) for row in collected.rows})
-    assert emulator.purchases_of("10000000") == len(collected.rows)
+    asked = iter(range(1000))
+    with pytest.raises(OwnError) as caught:
+        await export_from(
+            emulator,
+            output,
+            instead=lambda _: DOWN if 20 < next(asked) < 60 else None,
+            progress=progress,
+        )
+
+    assert error is caught.value
+    assert 1 == raised
+    report = await export_from(emulator, output)
+    assert 50 == report.members
 
 
 @on_both_loops
-async def test_a_real_file_gets_every_member(tmp_path: Path) -> None:
-    """Writing is off the event loop, and rows of a member stay together there too."""
-    emulator = emulator_of(25)
-    path = tmp_path / "out.jsonl"
-    output = await anyio.to_thread.run_sync(Output, str(path), "purchases")
+@pytest.mark.parametrize("is_async", [False, True], ids=["generator", "async-generator"])
+async def test_an_error_of_the_callers_ids_reaches_the_caller(is_async: bool, output: Path) -> None:
+    """As it is, before any request."""
+    emulator = emulator_of(5)
+    error = OwnError("no more ids")
+
+    def ids() -> Iterator[str]:
+        yield "10000000"
+        raise error
+
+    async def ids_async() -> Any:
+        yield "10000000"
+        raise error
+
+    with pytest.raises(OwnError) as caught:
+        await export_from(emulator, output, ids_async() if is_async else ids())
+
+    assert error is caught.value
+    assert 0 == emulator.stats.requests
+    assert [] == list(output.parent.iterdir())
+
+
+@on_both_loops
+async def test_a_run_is_counted_for_itself_alone(output: Path) -> None:
+    """Not with what the same client sends before, after, and for another run that was cancelled."""
+    emulator = emulator_of(5)
 
     async with emulator.client() as client:
-        await export(client, emulator.member_ids(), output=output)
-    await anyio.to_thread.run_sync(output.complete)
+        await client.points_awaiting_fulfillment("10000000")
+        with anyio.CancelScope() as scope:
+            await export(client, "points", emulator.member_ids(), output, progress=lambda _: scope.cancel())
+        report = await export(client, "points", emulator.member_ids(), output, fresh=True)
+        await client.points_awaiting_fulfillment("10000000")
 
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    counted = {user: emulator.purchases_of(user) for user in emulator.member_ids()}
-    assert {user: count for user, count in counted.items() if count} == {
-        user: len(list(group)) for user, group in groupby(row["requested_id"] for row in rows)
-    }
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    users=st.lists(st.integers(-2, 12), max_size=15),
-    rate=st.sampled_from([0.0, 0.3]),
-    concurrency=st.integers(1, 8),
-    seed=st.integers(0, 99),
-)
-def test_every_id_is_accounted_for(users: list[int], rate: float, concurrency: int, seed: int) -> None:
-    """Whatever goes wrong, each id is a member, not found or failed, and members are complete."""
-    emulator = Emulator(members=10, api_key=KEY, fault_rate=rate, seed=seed)
-    ids = [str(10_000_000 + user) for user in users]
-
-    async def run() -> tuple[Report, Collected]:
-        async with emulator.client(retry=ONCE) as client:
-            return await export(client, ids, concurrency=concurrency)
-
-    report, collected = anyio.run(run)
-
-    assert len(ids) == report.members + report.not_found + report.failed
-    assert report.failed == sum(report.failures.values())
-    assert report.rows == len(collected.rows)
-    for batch in collected.batches:
-        assert [emulator.purchases_of(batch[0]["requested_id"])] == [len(batch)]
-
-
-def test_standard_output_is_written_while_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader gets each member's rows as they come."""
-    emulator = emulator_of(3)
-    raw = io.BytesIO()
-    seen: list[int] = []
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw))
-
-    def progress(_: Report) -> None:
-        seen.append(len(raw.getvalue().splitlines()))
-
-    async def run() -> None:
-        async with emulator.client() as client:
-            await Run(client, Source("points"), Output("-", "points")).finish(
-                emulator.member_ids(), 1, progress
-            )
-
-    anyio.run(run)
-
-    assert [1, 2, 3] == seen
-
-
-@pytest.mark.anyio
-async def test_failures_and_rows_are_written_one_at_a_time() -> None:
-    """The output is not made for two threads at once."""
-    busy = threading.Lock()
-
-    class Strict(Collected):
-        """An output that notices a second writer."""
-
-        def write(self, rows: Iterable[Row]) -> None:
-            """Keep rows, if nobody else writes."""
-            self._alone(lambda: super(Strict, self).write(rows))
-
-        def note_failure(self, failure: Row) -> None:
-            """Keep a failure, if nobody else writes."""
-            self._alone(lambda: super(Strict, self).note_failure(failure))
-
-        def _alone(self, keep: Callable[[], None]) -> None:
-            assert busy.acquire(blocking=False)
-            time.sleep(0.001)
-            keep()
-            busy.release()
-
-    output = Strict()
-    ids = [user_id for number in range(40) for user_id in (str(10_000_000 + number), f"bad\x01{number}")]
-    async with Emulator(api_key=KEY).client() as client:
-        await Run(client, Source("points"), output).finish(ids, 16)  # type: ignore[arg-type]  # works alike
-    assert (40, 40) == (len(output.rows), len(output.failures))
+    assert 5 == report.requests

@@ -5,7 +5,6 @@ The rows of one member: every page of an endpoint, with what the models do not k
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from typing import Any
 
 import pytest
@@ -13,16 +12,17 @@ from conftest import KEY
 from reference_server import make_rewards
 
 from crowdtwist_async import (
+    ConnectionFailedError,
     DecodeError,
     InvalidArgumentError,
-    PaginationDriftError,
+    PaginationLoopError,
     RetryPolicy,
     ServerError,
     UserNotFoundError,
 )
 from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.export.rows import Row
-from crowdtwist_async.export.source import Source
+from crowdtwist_async.export.source import Member, Source
 
 pytestmark = pytest.mark.anyio
 
@@ -37,10 +37,17 @@ def emulator() -> Emulator:
     return Emulator(members=5, api_key=KEY)
 
 
-async def rows_of(emulator: Emulator, source: Source, user_id: str = MANY_PAGES) -> list[Row]:
-    """A member's rows, each request sent once."""
+async def member_of(emulator: Emulator, source: Source, user_id: str = MANY_PAGES) -> Member:
+    """A member who is fetched, each request sent once."""
     async with emulator.client(retry=ONCE) as client:
-        return await source.rows(client, user_id)
+        member = Member(source, client, user_id)
+        await member.fetch()
+        return member
+
+
+async def rows_of(emulator: Emulator, source: Source, user_id: str = MANY_PAGES) -> list[Row]:
+    """A member's rows."""
+    return (await member_of(emulator, source, user_id)).rows
 
 
 @pytest.mark.parametrize("user_id", [ONE_PAGE, MANY_PAGES, NONE])
@@ -91,13 +98,11 @@ async def test_sold_out_rewards_are_fetched_when_wanted(emulator: Emulator) -> N
 async def test_dates_bound_the_purchases(emulator: Emulator) -> None:
     """Both days are included."""
     everything = await rows_of(emulator, Source("purchases"))
-    first, last = everything[40]["last_date_purchased"][:10], everything[20]["last_date_purchased"][:10]
+    first, last = everything[40]["last_date_purchased"].date(), everything[20]["last_date_purchased"].date()
 
-    some = await rows_of(
-        emulator, Source("purchases", date_start=date.fromisoformat(first), date_end=last), MANY_PAGES
-    )
+    some = await rows_of(emulator, Source("purchases", date_start=first, date_end=last.isoformat()))
 
-    assert [row for row in everything if first <= row["last_date_purchased"][:10] <= last] == some
+    assert [row for row in everything if first <= row["last_date_purchased"].date() <= last] == some
 
 
 @pytest.mark.parametrize(
@@ -108,6 +113,10 @@ async def test_dates_bound_the_purchases(emulator: Emulator) -> None:
         ),
         pytest.param(lambda: Source("purchases", date_start="yesterday"), id="no-date"),
         pytest.param(lambda: Source("points", "username"), id="id-type-of-another-endpoint"),
+        pytest.param(lambda: Source("pointz"), id="no-endpoint"),
+        pytest.param(lambda: Source("rewards", date_start="2026-01-01"), id="dates-of-another-endpoint"),
+        pytest.param(lambda: Source("points", date_end="2026-01-01"), id="date-of-another-endpoint"),
+        pytest.param(lambda: Source("purchases", include_soldout=False), id="flag-of-another-endpoint"),
     ],
 )
 async def test_what_can_not_work_for_anyone_is_refused_at_once(make: Callable[[], Source]) -> None:
@@ -159,13 +168,47 @@ async def test_an_unknown_member_is_an_error(emulator: Emulator, name: str) -> N
         await rows_of(emulator, Source(name), "5")
 
 
-@pytest.mark.parametrize("name", ["rewards", "purchases"])
-async def test_a_failing_page_fails_the_member(emulator: Emulator, name: str) -> None:
-    """Its rows can't be had as a whole."""
-    emulator.script(None, Fault.status(500))
+@pytest.mark.parametrize("name", NAMES)
+async def test_after_an_error_it_goes_on_with_the_same_page(emulator: Emulator, name: str) -> None:
+    """Pages before it stay, and are not asked for again; all requests are counted for the member."""
+    first = () if name == "points" else (None,)
+    emulator.script(*first, Fault.status(500), Fault.reset())
 
-    with pytest.raises(ServerError):
-        await rows_of(emulator, Source(name))
+    async with emulator.client(retry=ONCE) as client:
+        member = Member(Source(name), client, MANY_PAGES)
+        for kind in (ServerError, ConnectionFailedError):
+            with pytest.raises(kind):
+                await member.fetch()
+            assert len(first) == member.pages
+        await member.fetch()
+
+    counted: dict[str, Callable[[str], int]] = {
+        "rewards": emulator.rewards_of,
+        "purchases": emulator.purchases_of,
+    }
+    rows = counted[name](MANY_PAGES) if name in counted else 1
+    assert rows == len(member.rows)
+    assert -(-rows // 10) + 2 == emulator.stats.requests == member.stats.requests
+    assert not member.drifted
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_to_ask_is_one_request(emulator: Emulator, name: str) -> None:
+    """However many pages there are."""
+    async with emulator.client(retry=ONCE) as client:
+        await Source(name).ask(client, MANY_PAGES)
+
+    assert 1 == emulator.stats.requests
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_an_answer_that_is_an_error_is_raised(emulator: Emulator, name: str) -> None:
+    """It says whether the API answers."""
+    emulator.script(Fault.status(500))
+
+    async with emulator.client(retry=ONCE) as client:
+        with pytest.raises(ServerError):
+            await Source(name).ask(client, MANY_PAGES)
 
 
 async def test_points_of_the_wrong_shape_are_an_error(emulator: Emulator) -> None:
@@ -177,25 +220,53 @@ async def test_points_of_the_wrong_shape_are_an_error(emulator: Emulator) -> Non
 
 
 @pytest.mark.parametrize("name", ["rewards", "purchases"])
+@pytest.mark.parametrize("added", [3, 10, -2])
 @pytest.mark.parametrize("drifts", [1, 2])
 async def test_a_member_that_changes_meanwhile_is_walked_again(
-    emulator: Emulator, name: str, drifts: int
+    emulator: Emulator, name: str, added: int, drifts: int
 ) -> None:
-    """Rows that move to another page would be lost or doubled."""
-    emulator.script(*[None, Fault.drift(3)] * drifts)
+    """Rows that move to another page would be lost or doubled; ten more make a page repeat the last one."""
+    emulator.script(*[None, Fault.drift(added)] * drifts)
 
-    rows = await rows_of(emulator, Source(name))
+    member = await member_of(emulator, Source(name))
 
     counted = emulator.purchases_of(MANY_PAGES) if name == "purchases" else emulator.rewards_of(MANY_PAGES)
     key = "purchase_id" if name == "purchases" else "id"
-    assert counted == len({row[key] for row in rows}) == len(rows)
-    assert () == emulator.pending_faults
+    assert counted == len({row[key] for row in member.rows}) == len(member.rows)
+    assert (False, ()) == (member.drifted, emulator.pending_faults)
 
 
-async def test_a_member_that_keeps_changing_fails(emulator: Emulator) -> None:
-    """Three walks are enough; its rows are not written as if they were all."""
+async def test_a_member_that_keeps_changing_is_kept_as_it_is(emulator: Emulator) -> None:
+    """Three walks are enough; it is marked."""
     emulator.script(*[None, Fault.drift(3)] * 3)
 
-    with pytest.raises(PaginationDriftError):
-        await rows_of(emulator, Source("purchases"))
-    assert 6 == emulator.stats.requests
+    member = await member_of(emulator, Source("purchases"))
+
+    pages = -(-emulator.purchases_of(MANY_PAGES) // 10)
+    assert (True, 4 + pages) == (member.drifted, emulator.stats.requests)
+    # Three rows that moved to the second page stand there again.
+    assert emulator.purchases_of(MANY_PAGES) == len(member.rows)
+    assert emulator.purchases_of(MANY_PAGES) - 3 == len({row["purchase_id"] for row in member.rows})
+
+
+async def test_a_member_whose_pages_repeat_fails(emulator: Emulator) -> None:
+    """Three walks are enough: a page that is there twice is not written as if it were another."""
+    emulator.script(*[None, Fault.drift(10), None] * 3)
+
+    with pytest.raises(PaginationLoopError):
+        await member_of(emulator, Source("purchases"))
+    assert 9 == emulator.stats.requests
+
+
+async def test_counts_that_come_late_are_no_change(emulator: Emulator) -> None:
+    """Nor those that are left out."""
+
+    def without_counts(body: Any) -> Any:
+        body["paging"] |= {"total": None, "pages": None}
+        return body
+
+    emulator.script(Fault.rewrite(without_counts), None, Fault.rewrite(without_counts))
+
+    member = await member_of(emulator, Source("purchases"))
+
+    assert (False, 14, emulator.purchases_of(MANY_PAGES)) == (member.drifted, member.pages, len(member.rows))

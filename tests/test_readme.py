@@ -4,21 +4,17 @@ Every block of the README runs. The first two, which set up an environment, are 
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blocks import ROOT, blocks_of, emulated, python, run
 
 from crowdtwist_async import errors
-from crowdtwist_async.emulator import Emulator
-from crowdtwist_async.emulator.server import EmulatorServer
 
-ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+BLOCKS = blocks_of(ROOT / "README.md")
 SHELL = [text for language, text in BLOCKS if language == "sh"]
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 PLAIN = [text for language, text in BLOCKS if not language]
@@ -27,22 +23,8 @@ PLAIN = [text for language, text in BLOCKS if not language]
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     """What the blocks need: an emulator on a socket, the command, and a list of members."""
-    emulator = Emulator()
-    (tmp_path / "members.txt").write_text("\n".join(list(emulator.member_ids())[:30]))
-    with EmulatorServer(emulator) as server:
-        yield {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "CROWDTWIST_API_URL": server.url,
-            "CROWDTWIST_POS_URL": server.url,
-            "CROWDTWIST_API_KEY": emulator.api_key,
-        }
-
-
-def run(command: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a block and return what it printed."""
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60)
+    with emulated(tmp_path) as variables:
+        yield variables
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
@@ -53,7 +35,7 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
 @pytest.mark.parametrize("text", PYTHON, ids=[f"python-{number}" for number in range(len(PYTHON))])
 def test_python_blocks_run(text: str, environment: dict[str, str], tmp_path: Path) -> None:
     """Each is a whole program that prints something and complains about nothing."""
-    ran = run([sys.executable, "-W", "error", "-c", text], environment, tmp_path)
+    ran = run(python(text), environment, tmp_path)
     assert (0, "") == (ran.returncode, ran.stderr)
     assert ran.stdout
 

@@ -2,7 +2,7 @@
 The `crowdtwist` command: single calls, exports, the emulator on a socket.
 
 Exit codes: 0 complete, 1 failed, 2 usage or settings, 3 complete with failed members,
-4 authentication, 130 interrupted.
+4 authentication, 75 stopped but resumable, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from crowdtwist_async.errors import (
     AuthenticationError,
@@ -19,7 +20,8 @@ from crowdtwist_async.errors import (
     InvalidArgumentError,
 )
 
-COMPLETE, FAILED, USAGE, COMPLETE_WITH_FAILURES, AUTHENTICATION, INTERRUPTED = 0, 1, 2, 3, 4, 130
+COMPLETE, FAILED, USAGE, COMPLETE_WITH_FAILURES, AUTHENTICATION = 0, 1, 2, 3, 4
+STOPPED, INTERRUPTED = 75, 130
 
 _NO_LOG = logging.NullHandler()
 """Without a handler, each retry would be a line on standard error, `--quiet` or not."""
@@ -32,16 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    try:
-        from crowdtwist_async.cli._app import run
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("cyclopts", "rich", "uvicorn"):
-            raise
-        say("the command needs more packages: pip install 'crowdtwist-async[cli]'")
-        return USAGE
     logging.getLogger("crowdtwist_async").addHandler(_NO_LOG)
     try:
-        return run(sys.argv[1:] if arguments is None else arguments)
+        return _run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
@@ -52,6 +47,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CrowdTwistError as error:
         say(str(error))
         return exit_code(error)
+    except OSError as error:
+        say(f"{error.filename or 'the system'}: {error.strerror or error}")
+        return FAILED
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        from crowdtwist_async.cli._app import run
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("cyclopts", "rich", "uvicorn"):
+            raise
+        say("the command needs more packages: pip install 'crowdtwist-async[cli]'")
+        return USAGE
+    return run(arguments)
 
 
 def exit_code(error: CrowdTwistError) -> int:
@@ -62,5 +71,7 @@ def exit_code(error: CrowdTwistError) -> int:
 
 
 def say(sentence: str) -> None:
-    """Say a sentence on standard error."""
-    print(f"crowdtwist: {sentence}", file=sys.stderr)
+    """Say a sentence on standard error, if anybody has it open."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"crowdtwist: {sentence}", file=sys.stderr, flush=True)

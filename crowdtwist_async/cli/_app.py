@@ -8,37 +8,27 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import anyio
-from cyclopts import (
-    App,
-    CycloptsError,
-    MissingArgumentError,
-    Parameter,
-    RepeatArgumentError,
-    UnknownCommandError,
-    UnknownOptionError,
-    UnusedCliTokensError,
-)
+from cyclopts import App, CycloptsError, Parameter
 
 from crowdtwist_async.__about__ import __version__
 from crowdtwist_async.cli import USAGE, say
 from crowdtwist_async.cli._calls import print_all, print_points
 from crowdtwist_async.cli._connect import Connection
-from crowdtwist_async.cli._export import ExportOptions, export
+from crowdtwist_async.cli._export import ExportOptions, run_export
+from crowdtwist_async.cli._plan import print_plan
 from crowdtwist_async.cli._serve import serve_emulator
+from crowdtwist_async.cli._usage import explained
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError
-from crowdtwist_async.export.source import Source
 
 PointsIdType = Literal["id", "email", "third_party_id", "mobile_phone_number"]
 RewardsIdType = Literal[
     "id", "email", "third_party_id", "mobile_phone_number", "username", "facebook_user_id", "twitter_user_id"
 ]
 Flag = Annotated[bool, Parameter(negative="")]
-
-_FLAG = r"--[a-z]+(-[a-z]+)*(?==|$)"
 
 app = App(
     name="crowdtwist",
@@ -59,40 +49,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        say(_explained(error))
+        say(explained(error))
         return USAGE
     return result if isinstance(result, int) else 0
-
-
-def _explained(error: CycloptsError) -> str:
-    """A usage error as a sentence that repeats no value: it may be a member's id, or a key."""
-    command = " ".join(["crowdtwist", *(error.command_chain or ())])
-    name = error.argument.name if error.argument is not None else "an argument"
-    match error:
-        case UnknownCommandError():
-            problem = "there is no such command"
-        case UnknownOptionError():
-            flag = re.match(_FLAG, error.token.keyword or error.token.value)
-            problem = f"there is no flag {flag[0]}" if flag else "there is no such flag"
-        case UnusedCliTokensError():
-            problem = "there are more arguments than it takes"
-        case MissingArgumentError():
-            problem = f"{name} is missing"
-        case RepeatArgumentError():
-            problem = f"{error.token.keyword} is given twice"
-        case _:
-            problem = f"the value of {name} is not one that it takes{_allowed(error)}"
-    return f"{problem}: see {command} --help"
-
-
-def _allowed(error: CycloptsError) -> str:
-    """What an argument takes, where a few words say it."""
-    hint = error.argument.hint if error.argument is not None else None
-    if get_origin(hint) is Literal:
-        return f" ({', '.join(get_args(hint))})"
-    words = {date: "a day like 2026-01-31", int: "a whole number", float: "a number"}
-    kinds = [words[kind] for kind in (hint, *get_args(hint)) if kind in words]
-    return f" ({kinds[0]})" if kinds else ""
 
 
 @Parameter(name="*")
@@ -116,23 +75,46 @@ class ExportFlags:
     """What all exports have."""
 
     output: Annotated[str, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)]
-    """OUT.jsonl, OUT.csv, or - for JSON Lines on standard output."""
+    """OUT.jsonl, OUT.csv, OUT.parquet (a folder), OUT.sqlite, or - for JSON Lines on standard output."""
     ids: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """A file with one member id a line, or - for standard input."""
+    """A file with one member id a line, gzip or not, or - for standard input."""
+    column: str | None = None
+    """The ids are in this column of a CSV file."""
     concurrency: int = 64
     """Members at once."""
     per_minute: float | None = None
     """Requests a minute at most; by default 5,000, half of what a program may send in all."""
     fresh: Flag = False
-    """Replace the output if it is there already."""
+    """Remove what an earlier export wrote there, and begin anew."""
+    retry_failed: Flag = False
+    """Try members again that failed in an earlier run."""
+    max_failed: int = 0
+    """With more failed members than this the exit code is 3."""
+    max_age: str | None = None
+    """Refuse a complete output that is older, such as 20h."""
+    max_outage: str = "15m"
+    """How long to wait for an API that does not answer."""
+    disarm_formulas: Flag = False
+    """CSV: put an apostrophe before texts that spreadsheets would calculate."""
+    summary: str | None = None
+    """Write the summary to this file, as JSON."""
     quiet: Flag = False
-    """Show no progress and no summary."""
+    """Show no plan, no progress and no summary."""
 
-    def options(self) -> ExportOptions:
+    def options(self, endpoint: str, id_type: str, **of_endpoint: Any) -> ExportOptions:
         """The flags as the export takes them."""
-        return ExportOptions(
-            self.output, self.ids, concurrency=self.concurrency, fresh=self.fresh, quiet=self.quiet
-        )
+        flags = {name: value for name, value in vars(self).items() if name != "per_minute"}
+        flags["max_age"] = None if self.max_age is None else _seconds(self.max_age, "--max-age")
+        flags["max_outage"] = _seconds(self.max_outage, "--max-outage")
+        return ExportOptions(endpoint=endpoint, id_type=id_type, **flags, **of_endpoint)
+
+
+def _seconds(text: str, flag: str) -> float:
+    """A time like 90s, 15m, 20h or 2d."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text.strip())
+    if match is None:
+        raise ConfigurationError(f"{flag} takes a time like 90s, 15m, 20h or 2d")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]]
 
 
 @app.command
@@ -216,8 +198,7 @@ def export_points(
     Args:
         id_type: What the ids are.
     """
-    connection = (connect or ConnectionFlags()).connection(flags.per_minute)
-    return anyio.run(export, connection, Source("points", id_type), flags.options())
+    return _exported(flags, connect, "points", id_type)
 
 
 @exports.command(name="rewards")
@@ -235,9 +216,7 @@ def export_rewards(
         id_type: What the ids are.
         include_soldout: Also rewards of which none are left.
     """
-    connection = (connect or ConnectionFlags()).connection(flags.per_minute)
-    source = Source("rewards", id_type, include_soldout=include_soldout or None)
-    return anyio.run(export, connection, source, flags.options())
+    return _exported(flags, connect, "rewards", id_type, include_soldout=include_soldout or None)
 
 
 @exports.command(name="purchases")
@@ -255,11 +234,38 @@ def export_purchases(
     Args:
         id_type: What the ids are.
         date_start: The first day, in UTC, such as 2026-01-31.
-        date_end: The last day, included.
+        date_end: The last day, included; by default the day on which the output was begun.
     """
+    return _exported(flags, connect, "purchases", id_type, date_start=date_start, date_end=date_end)
+
+
+def _exported(
+    flags: ExportFlags, connect: ConnectionFlags | None, endpoint: str, id_type: str, **of_endpoint: Any
+) -> int:
     connection = (connect or ConnectionFlags()).connection(flags.per_minute)
-    source = Source("purchases", id_type, date_start=date_start, date_end=date_end)
-    return anyio.run(export, connection, source, flags.options())
+    return anyio.run(run_export, connection, flags.options(endpoint, id_type, **of_endpoint))
+
+
+@app.command
+def plan(
+    *,
+    ids: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    endpoint: Literal["points", "rewards", "purchases"],
+    column: str | None = None,
+    pages_per_member: float | None = None,
+    per_minute: float | None = None,
+) -> int:
+    """
+    Print what an export would take: members, requests, time. No request is made.
+
+    Args:
+        ids: A file with one member id a line, gzip or not, or - for standard input.
+        endpoint: What to export.
+        column: The ids are in this column of a CSV file.
+        pages_per_member: Pages of 10 that a member has in the mean.
+        per_minute: Requests a minute; by default 5,000, as for an export.
+    """
+    return print_plan(ids, column, endpoint, pages_per_member, per_minute)
 
 
 @app.command

@@ -50,12 +50,24 @@ class Connection:
             emulator: What `make_emulator` gave.
             usual_rate: Requests a minute where neither a flag nor the environment says.
         """
-        rate = self.per_minute
         if emulator is not None:
-            return emulator.client(**_paced(rate))
-        if rate is None and "per_minute" not in settings_from_env(with_key=False):
-            rate = usual_rate
-        return CrowdTwistClient.from_env(**_paced(rate))
+            return emulator.client(**_paced(self.per_minute))
+        return CrowdTwistClient.from_env(**_paced(self.rate(usual_rate)))
+
+    def rate(self, usual_rate: float | None = None) -> float | None:
+        """
+        Requests a minute: those of the flag, else of the environment, else the usual ones.
+
+        Returns:
+            `None` for what the client or the emulator does by itself.
+
+        Raises:
+            ConfigurationError: The environment gives no number.
+        """
+        if self.per_minute is not None or self.emulated:
+            return self.per_minute
+        given: float | None = settings_from_env(with_key=False).get("per_minute", usual_rate)
+        return given
 
 
 def _paced(per_minute: float | None) -> dict[str, Any]:

@@ -1,109 +1,220 @@
 """
-`crowdtwist export`: the run with its progress line and its summary.
+`crowdtwist export`: the run with its plan, its progress, its signals and its summary.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
 
+import anyio
 import anyio.to_thread
-from attrs import frozen
-from rich.console import Console
-from rich.status import Status
+from anyio.abc import TaskStatus
+from attrs import evolve, frozen
 
-from crowdtwist_async._config import checked_positive
-from crowdtwist_async.cli import COMPLETE, COMPLETE_WITH_FAILURES
+from crowdtwist_async.cli import COMPLETE, COMPLETE_WITH_FAILURES, INTERRUPTED, STOPPED, say
 from crowdtwist_async.cli._connect import Connection
-from crowdtwist_async.errors import ConfigurationError
-from crowdtwist_async.export.files import Output
-from crowdtwist_async.export.ids import read_ids
-from crowdtwist_async.export.run import Report, Run
-from crowdtwist_async.export.source import Source
+from crowdtwist_async.cli._progress import ProgressDisplay, is_terminal, make_console
+from crowdtwist_async.cli._summary import summary_of
+from crowdtwist_async.client import CrowdTwistClient
+from crowdtwist_async.emulator import Emulator
+from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, StorageError
+from crowdtwist_async.export import ExportReport, IdSource, export, read_ids
+from crowdtwist_async.export.plan import CEILING, EXPORT_RATE, counted
+from crowdtwist_async.export.storage import replace_file, storing
+from crowdtwist_async.export.target import STANDARD_OUTPUT
 
-_USUAL_RATE = 5_000
-"""Requests a minute of an export: half of the contract's ceiling stays with the program's live site."""
-_MOST_FAILURES_SHOWN = 5
+STANDARD_INPUT = "-"
 
 
-@frozen
+@frozen(kw_only=True)
 class ExportOptions:
-    """Where to, for whom, and how."""
+    """
+    Where to, for whom, and how.
 
-    target: str
+    Raises:
+        ConfigurationError: One of them can't work.
+    """
+
+    endpoint: str
+    output: str
     ids: str | None
-    concurrency: int = 64
-    fresh: bool = False
-    quiet: bool = False
+    column: str | None
+    id_type: str
+    include_soldout: bool | None = None
+    date_start: date | None = None
+    date_end: date | None = None
+    concurrency: int
+    fresh: bool
+    retry_failed: bool
+    max_failed: int
+    max_age: float | None
+    max_outage: float
+    disarm_formulas: bool
+    summary: str | None
+    quiet: bool
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_failed < 0:
+            raise ConfigurationError("--max-failed must be 0 or more")
+        if self.column is not None and self.ids is None:
+            raise ConfigurationError("--column is one of the ids' file: give --ids FILE too")
+        if self.summary is not None:
+            self._check_summary(self.summary)
+
+    def _check_summary(self, name: str) -> None:
+        """Refuse a place that can't take the summary now, rather than when the export has ended."""
+        path = Path(os.path.realpath(name))
+        taken = [f"{self.output}{end}" for end in ("", ".ledger.sqlite", ".errors.jsonl")]
+        if str(path) in [os.path.realpath(other) for other in (*taken, self.ids) if other is not None]:
+            raise ConfigurationError("--summary names a file of the export itself: name another")
+        if name == STANDARD_OUTPUT or (path.exists() and not path.is_file()):
+            raise ConfigurationError(f"--summary takes the name of a file, which {name} is not")
+        if not os.access(path.parent, os.W_OK):
+            raise ConfigurationError(f"the folder of {name} is not there, or can't be written to")
+
+    def id_source(self, emulator: Emulator | None) -> IdSource:
+        """The members: those of the file, or all of the emulator's."""
+        if self.ids is not None:
+            return read_ids(self.ids, self.column)
+        if emulator is None:
+            raise ConfigurationError(
+                "give --ids FILE with one member id a line, or --ids - for standard input"
+            )
+        return IdSource(lambda: emulator.member_ids(self.id_type))
 
 
-async def export(connection: Connection, source: Source, options: ExportOptions) -> int:
-    """Export, and say on standard error how it went."""
-    checked_positive(options.concurrency, "--concurrency")
+class _Interrupted:
+    """What the signals asked for: first to finish what is under way, then to stop at once."""
+
+    def __init__(self, display: ProgressDisplay) -> None:
+        self.stop = anyio.Event()
+        self.at_once = anyio.CancelScope()
+        self._display = display
+
+    async def heed(self, task_status: TaskStatus[None]) -> None:
+        """Wait for signals."""
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for _ in signals:
+                if self.stop.is_set() or not self._display.has_begun:
+                    self.at_once.cancel()
+                    return
+                self.stop.set()
+                self._display.is_stopping = True
+                self._display.say(
+                    "Stopping when the members under way are done. A second signal stops at once."
+                )
+
+
+async def run_export(connection: Connection, options: ExportOptions) -> int:
+    """Export, and say on standard error how it goes and went."""
     emulator = connection.make_emulator()
-    if options.ids is None and emulator is None:
-        raise ConfigurationError("give --ids FILE with one member id a line, or --ids - for standard input")
-    client = await anyio.to_thread.run_sync(connection.client, emulator, _USUAL_RATE)
-    ids = emulator.member_ids(source.id_type) if emulator else iter(())
-    if options.ids is not None:
-        ids = await anyio.to_thread.run_sync(read_ids, options.ids)
-    output = await anyio.to_thread.run_sync(
-        lambda: Output(options.target, source.name, replace=options.fresh)
+    ids = options.id_source(emulator)
+    client = await anyio.to_thread.run_sync(connection.client, emulator, EXPORT_RATE)
+    if (connection.rate(EXPORT_RATE) or 0) > CEILING:
+        say(f"warning: the contract allows a program {CEILING:,} requests a minute, its live site included")
+    display = ProgressDisplay(
+        make_console(options.output, quiet=options.quiet),
+        options.endpoint,
+        typed=options.ids == STANDARD_INPUT and is_terminal(sys.stdin),
     )
-    console = Console(stderr=True, quiet=options.quiet, markup=False, emoji=False, soft_wrap=True)
     try:
-        async with client:
-            with _progress_line(console, source.name) as line:
-                run = Run(client, source, output)
-                report = await run.finish(ids, options.concurrency, line.show)
-        await anyio.to_thread.run_sync(output.complete)
-    except BaseException:
-        left = output.abandon()
-        if left is not None and not isinstance(sys.exception(), BrokenPipeError):
-            console.print(f"The export is not complete. What it has so far is in {left}.")
+        report = await _watched(client, ids, options, display)
+    except (CrowdTwistError, OSError) as error:
+        with suppress(StorageError):  # the first error tells more
+            await _write_summary(options, display.report, "failed", str(error))
         raise
-    _summarise(console, source.name, options.target, report)
-    if output.errors_file is not None:
-        console.print(f"The failed members are in {output.errors_file}.")
+    if report is not None:
+        return await _conclude(options, report, display, emulator)
+    can_go_on = display.has_begun and options.output != STANDARD_OUTPUT
+    say(f"interrupted: the same command goes on with {options.output}" if can_go_on else "interrupted")
+    await _write_summary(options, display.report, "stopped", "interrupted")
+    return INTERRUPTED
+
+
+async def _watched(
+    client: CrowdTwistClient, ids: IdSource, options: ExportOptions, display: ProgressDisplay
+) -> ExportReport | None:
+    """Export while the display moves and signals are heeded; `None`: it was stopped at once."""
+    interrupted = _Interrupted(display)
+    report: ExportReport | None = None
+    failure: CrowdTwistError | OSError | None = None
+    async with anyio.create_task_group() as beside:
+        await beside.start(interrupted.heed)
+        beside.start_soon(display.run)
+        try:
+            with interrupted.at_once, display:
+                report = await _export(client, ids, options, display, interrupted.stop)
+        except (CrowdTwistError, OSError) as error:
+            # Raised below: the task group would wrap it in a group.
+            failure = error
+        beside.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return report
+
+
+async def _export(
+    client: CrowdTwistClient,
+    ids: IdSource,
+    options: ExportOptions,
+    display: ProgressDisplay,
+    stop: anyio.Event,
+) -> ExportReport:
+    async with client:
+        return await export(
+            client,
+            options.endpoint,
+            ids,
+            options.output,
+            id_type=options.id_type,
+            include_soldout=options.include_soldout,
+            date_start=options.date_start,
+            date_end=options.date_end,
+            concurrency=options.concurrency,
+            fresh=options.fresh,
+            retry_failed=options.retry_failed,
+            max_age=options.max_age,
+            max_outage=options.max_outage,
+            disarm_formulas=options.disarm_formulas,
+            progress=display.show,
+            stop=stop,
+        )
+
+
+async def _conclude(
+    options: ExportOptions, report: ExportReport, display: ProgressDisplay, emulator: Emulator | None
+) -> int:
+    """Print and write the summary; return the exit code."""
+    for line in summary_of(report):
+        display.say(line)
     if emulator is not None:
-        served = emulator.stats
-        console.print(f"The emulator served {served.rows:,} rows in {served.requests:,} requests.")
-    return COMPLETE_WITH_FAILURES if report.failed else COMPLETE
+        rows, requests = counted(emulator.stats.rows, "row"), counted(emulator.stats.requests, "request")
+        display.say(f"The emulator served {rows} in {requests}.")
+    await _write_summary(options, report)
+    if report.status == "stopped":
+        return STOPPED
+    return COMPLETE_WITH_FAILURES if report.failed > options.max_failed else COMPLETE
 
 
-class _Line:
-    """The line that shows how far an export is; rich leaves it out where there is no terminal."""
-
-    def __init__(self, status: Status, name: str) -> None:
-        self._status = status
-        self._name = name
-
-    def show(self, report: Report) -> None:
-        """Update it."""
-        rate = report.requests / report.seconds if report.seconds else 0.0
-        self._status.update(
-            f"{self._name}: {report.members:,} members, {report.rows:,} rows,"
-            f" {report.requests:,} requests ({rate:,.0f}/s), {report.failed:,} failed"
-        )
-
-
-@contextmanager
-def _progress_line(console: Console, name: str) -> Iterator[_Line]:
-    with console.status(f"{name}: starting", refresh_per_second=4) as status:
-        yield _Line(status, name)
-
-
-def _summarise(console: Console, name: str, target: str, report: Report) -> None:
-    where = "standard output" if target == "-" else target
-    console.print(
-        f"{name}: {report.members:,} members, {report.rows:,} rows, {report.requests:,} requests,"
-        f" {report.seconds:.1f} seconds. Written to {where}."
-    )
-    if report.retries or report.not_found or report.failed:
-        console.print(
-            f"Retries: {report.retries:,}. Unknown ids: {report.not_found:,}."
-            f" Failed members: {report.failed:,}."
-        )
-    for sentence, times in report.failures.most_common(_MOST_FAILURES_SHOWN):
-        console.print(f"  {times:,} times: {sentence}")
+async def _write_summary(
+    options: ExportOptions, report: ExportReport | None, status: str | None = None, reason: str | None = None
+) -> None:
+    """Write the summary to its file, also that of an export that failed: an older one would mislead."""
+    if options.summary is None:
+        return
+    told = report or ExportReport(options.output, options.endpoint)
+    if status is not None:
+        told = evolve(told, status=status, reason=reason)
+    # Unlike msgspec, this takes the names of files that are no UTF-8.
+    content = json.dumps(told.as_dict()).encode() + b"\n"
+    name = options.summary
+    with storing(name):
+        # Where a link leads: the link itself stays.
+        await anyio.to_thread.run_sync(lambda: replace_file(Path(os.path.realpath(name)), iter([content])))

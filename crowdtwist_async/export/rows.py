@@ -6,14 +6,21 @@ A row is nested, as JSON Lines take it; `flatten` gives the fixed columns that t
 
 from __future__ import annotations
 
+import typing
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import cache
 from typing import Any
 
+import msgspec
 from attrs import AttrsInstance, fields, has
 
 from crowdtwist_async._convert import known_names
+from crowdtwist_async.errors import DecodeError
 from crowdtwist_async.models import ExtraData, Partner, PointsAwaitingFulfillment, Purchase, Reward, Segment
+
+SCHEMA_VERSION = 1
+"""Of the columns and the ledger; an output of another version is not gone on with."""
 
 Row = dict[str, Any]
 
@@ -23,19 +30,56 @@ MODELS: dict[str, type[AttrsInstance]] = {
     "purchases": Purchase,
 }
 _NESTED: dict[str, type[AttrsInstance]] = {"segment": Segment, "partner_info": Partner}
-_REQUESTED = ("requested_id", "requested_id_type")
 _EXTRA = "_extra"
 """Properties that the model does not know: the API grows every week, and fetching again takes a night."""
+_INTEGERS = range(-(2**63), 2**63)
+
+
+class Kind(StrEnum):
+    """What a column holds."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    INSTANT = "instant"
+    JSON = "json"
+
+
+_KINDS: dict[Any, Kind] = {
+    str: Kind.TEXT,
+    int: Kind.INTEGER,
+    bool: Kind.BOOLEAN,
+    datetime: Kind.INSTANT,
+    ExtraData: Kind.JSON,
+}
 
 
 def make_row(user_id: str, id_type: str, item: AttrsInstance, sent: dict[str, Any]) -> Row:
-    """Build a row from a model and the JSON object that it was read from."""
+    """
+    Build a row from a model and the JSON object that it was read from.
+
+    Raises:
+        DecodeError: A number is beyond the 64 bits that tables have for it.
+    """
+    row = plain(item)
+    _check_numbers(row)
     return {
         "requested_id": user_id,
         "requested_id_type": str(id_type),
-        **plain(item),
+        **row,
         _EXTRA: _unknown(type(item), sent) or None,
     }
+
+
+def _check_numbers(row: Row, within: str = "") -> None:
+    """Refuse what no column holds; JSON holds all numbers."""
+    for name, value in row.items():
+        if type(value) is int and value not in _INTEGERS:
+            error = DecodeError("the number is beyond 64 bits, which no column of an export holds")
+            error.path = f"{within}{name}"
+            raise error
+        if name in _NESTED and isinstance(value, dict):
+            _check_numbers(value, f"{name}.")
 
 
 def _unknown(model: type[AttrsInstance], sent: dict[str, Any]) -> Row:
@@ -51,30 +95,30 @@ def _unknown(model: type[AttrsInstance], sent: dict[str, Any]) -> Row:
 
 
 def plain(item: AttrsInstance) -> Row:
-    """A model as JSON takes it: instants as texts, nested models as objects."""
+    """A model as a mapping; nested models are mappings too."""
     return {name: _plain(getattr(item, name)) for name in _names(type(item))}
 
 
 @cache
-def columns(name: str) -> tuple[str, ...]:
-    """The columns of a flat export, fixed by the model and not by the data."""
-    flat = [
-        f"{field}_{inner}" if inner else field
-        for field in _names(MODELS[name])
-        for inner in (_names(_NESTED[field]) if field in _NESTED else ("",))
-    ]
-    return (*_REQUESTED, *flat, _EXTRA)
+def columns(name: str) -> dict[str, Kind]:
+    """The columns of a flat export and what they hold, fixed by the model and not by the data."""
+    flat: dict[str, Kind] = {"requested_id": Kind.TEXT, "requested_id_type": Kind.TEXT}
+    for field, kind in _typed(MODELS[name]).items():
+        if field in _NESTED:
+            flat |= {f"{field}_{inner}": held for inner, held in _typed(_NESTED[field]).items()}
+        else:
+            flat[field] = kind
+    return {**flat, _EXTRA: Kind.JSON}
 
 
-def flatten(row: Row) -> Row:
-    """The same row with one value a column; what has no fixed shape stays an object."""
-    flat: Row = {}
+def flatten(row: Row) -> list[Any]:
+    """The same row with one value a column; what has no fixed shape is its JSON."""
+    flat: list[Any] = []
     for name, value in row.items():
         if name in _NESTED:
-            for inner in _names(_NESTED[name]):
-                flat[f"{name}_{inner}"] = value[inner] if value else None
+            flat += [value[inner] if value else None for inner in _names(_NESTED[name])]
         else:
-            flat[name] = value
+            flat.append(value if type(value) is not dict else msgspec.json.encode(value).decode())
     return flat
 
 
@@ -88,9 +132,18 @@ def _names(model: type[AttrsInstance]) -> tuple[str, ...]:
     return tuple(attribute.name for attribute in fields(model))
 
 
+@cache
+def _typed(model: type[AttrsInstance]) -> dict[str, Kind]:
+    """What each field holds when it is not null; nested models count as JSON."""
+    hints = typing.get_type_hints(model)
+    found: dict[str, Kind] = {}
+    for name in _names(model):
+        held = next(kind for kind in (*typing.get_args(hints[name]), hints[name]) if kind is not type(None))
+        found[name] = _KINDS.get(held, Kind.JSON)
+    return found
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return iso(value)
     if isinstance(value, ExtraData):
         return dict(value)
     return plain(value) if has(type(value)) else value

@@ -1,146 +1,239 @@
 """
-The run: members through a few workers into one output, one member's rows at a time.
+The run: members through a few workers into a store, until none is left or something ends it for all.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import anyio
-import anyio.to_thread
-from attrs import define, field
+from attrs import frozen
 
+from crowdtwist_async._retry import RetryPolicy
+from crowdtwist_async._send import METER, Stats
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import (
     AuthenticationError,
     ClientClosedError,
     ConfigurationError,
+    ConnectionFailedError,
     CrowdTwistError,
+    InvalidArgumentError,
     UserNotFoundError,
 )
-from crowdtwist_async.export.files import Output
-from crowdtwist_async.export.ids import IdReader
-from crowdtwist_async.export.rows import Row
-from crowdtwist_async.export.source import Source
+from crowdtwist_async.export.outage import MOST_TRIES, Outage, may_pass
+from crowdtwist_async.export.queue import MemberQueue
+from crowdtwist_async.export.report import ExportReport
+from crowdtwist_async.export.source import Member, Source
+from crowdtwist_async.export.store import Ended, FileWork, Store
+from crowdtwist_async.export.target import Target
+from crowdtwist_async.export.threads import in_daemon_thread
 
 _FATAL = (AuthenticationError, ClientClosedError, ConfigurationError)
-"""Errors that every other member would meet as well."""
+_NOT_CONFIGURED = "not_configured"
+_WAITING = 4
+"""Members that may wait for another try, as a multiple of the concurrency."""
+_ONCE = RetryPolicy(max_attempts=1)
 
 
-@define
-class Report:
-    """What an export has done so far."""
+@frozen
+class Pace:
+    """How a run goes about it."""
 
-    members: int = 0
-    """Members whose rows are written; those without rows are members too."""
-    not_found: int = 0
-    """Ids that the API does not know: a result, not a failure."""
-    failed: int = 0
-    """Members whose rows could not be had."""
-    rows: int = 0
-    requests: int = 0
-    retries: int = 0
-    seconds: float = 0.0
-    failures: Counter[str] = field(factory=Counter)
-    """The failures by sentence; none names a member."""
+    concurrency: int = 64
+    """Members at once."""
+    max_outage: float = 900.0
+    """Seconds that an API which does not answer is waited for."""
+    retry_failed: bool = False
+    """Whether members that failed before are tried again."""
 
 
 class Run:
-    """One export."""
+    """One run of an export."""
 
-    def __init__(self, client: CrowdTwistClient, source: Source, output: Output) -> None:
-        self.report = Report()
+    def __init__(
+        self,
+        client: CrowdTwistClient,
+        source: Source,
+        target: Target,
+        report: ExportReport,
+        work: FileWork,
+        *,
+        pace: Pace,
+        stop: anyio.Event,
+        progress: Callable[[ExportReport], None] | None = None,
+    ) -> None:
         # A member may wait for its turn, and for a server that asks for a pause, as long as it takes.
         self._client = client.with_options(deadline=None)
+        self._hasty = client.with_options(deadline=None, retry=_ONCE)
         self._source = source
-        self._output = output
-        self._writing = anyio.Lock()
-        self._reading = anyio.Lock()
-        self._fatal: Exception | None = None
+        self._target = target
+        self._report = report
+        self._pace = pace
+        self._stop = stop
+        self._progress = progress
+        self._outage = Outage(self._ask, pace.max_outage, self._sleep, stop.is_set)
+        self._work = work
+        self._stats = Stats()
         self._started = anyio.current_time()
+        self._in_flight = 0
+        self._changed = anyio.Event()
+        self._reading = anyio.Lock()
+        self._coming = anyio.CancelScope()
+        self._watching = anyio.CancelScope()
+        self._failure: Exception | None = None
 
-    async def finish(
-        self, ids: Iterable[str], concurrency: int, progress: Callable[[Report], None] | None = None
-    ) -> Report:
+    async def finish(self, ids: Iterator[str]) -> bool:
         """
-        Export all members.
+        Fetch and store all members that are not done.
 
-        Args:
-            ids: The members, read as they are needed.
-            concurrency: Members at once.
-            progress: Called after every member.
+        Returns:
+            Whether all are; not when the run was to stop.
 
         Raises:
+            OutageError: The API did not answer for too long.
             CrowdTwistError: One that every other member would meet as well.
             BrokenPipeError: Nobody reads standard output any more.
         """
-        with IdReader(ids) as reader:
-            async with anyio.create_task_group() as workers:
-                for _ in range(concurrency):
-                    workers.start_soon(self._work, reader, progress, workers.cancel_scope)
-        self._count()
-        if self._fatal is not None:
-            raise self._fatal
-        return self.report
+        again = frozenset({"failed"} if self._pace.retry_failed else ())
+        self._queue = MemberQueue(ids, self._target.ledger, again, _WAITING * self._pace.concurrency)
+        store = Store(
+            self._target.writer, self._work, self._report, self._queue.committed, self._pace.concurrency
+        )
+        counted = METER.set((*METER.get(), self._stats))
+        try:
+            await self._fetch_and_store(store)
+        finally:
+            METER.reset(counted)
+        if self._failure is not None:
+            raise self._failure
+        self.tell()
+        return self._queue.is_empty
 
-    async def _work(
-        self, ids: IdReader, progress: Callable[[Report], None] | None, run: anyio.CancelScope
+    async def _fetch_and_store(self, store: Store) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._guarded, group.cancel_scope, store.store_all, self.tell)
+            group.start_soon(self._wake_on_stop)
+            async with anyio.create_task_group() as members:
+                for _ in range(self._pace.concurrency):
+                    members.start_soon(self._guarded, members.cancel_scope, self._fetch_members, store)
+            # What is fetched is stored, also when the run ends in a failure.
+            store.end()
+            self._watching.cancel()
+
+    async def _guarded(
+        self, scope: anyio.CancelScope, work: Callable[..., object], *arguments: object
     ) -> None:
+        """Keep a failure as it is, and end the other tasks of its group, which would wrap it in a group."""
         try:
-            while (user_id := await self._next(ids)) is not None:
-                await self._export(user_id)
-                self._count()
-                if progress is not None:
-                    progress(self.report)
-        except Exception as error:  # noqa: BLE001 - the task group would wrap it in a group
-            self._fatal = error
-            run.cancel()
+            await work(*arguments)  # type: ignore[misc]  # a coroutine function
+        except Exception as error:  # noqa: BLE001 - raised by `finish`
+            self._failure = self._failure or error
+            scope.cancel()
 
-    async def _next(self, ids: IdReader) -> str | None:
+    async def _fetch_members(self, store: Store) -> None:
+        while (member := await self._next()) is not None:
+            self._in_flight += 1
+            try:
+                end = await self._fetched(member)
+            finally:
+                self._in_flight -= 1
+                self._wake()
+            if end is not None:
+                await store.put(end)
+
+    async def _next(self) -> Member | None:
+        """The next member to try; `None` ends the worker."""
+        while True:
+            await self._outage.over()
+            if self._stop.is_set():
+                return None
+            if (member := self._queue.due()) is not None:
+                return member
+            if (user_id := self._queue.new_id()) is not None:
+                return Member(self._source, self._client, user_id)
+            if self._queue.wants_ids:
+                await self._read_ids()
+            elif self._queue.is_empty and not self._in_flight:
+                return None
+            else:
+                with anyio.move_on_after(self._queue.seconds_to_due()):
+                    await self._changed.wait()
+
+    async def _read_ids(self) -> None:
         async with self._reading:
-            return await ids.next()
+            if self._queue.wants_ids and not self._stop.is_set():
+                with anyio.CancelScope() as self._coming:
+                    ids = await in_daemon_thread(self._queue.read)
+                    await self._work.do(partial(self._queue.take, ids))
+        self._wake()
 
-    async def _export(self, user_id: str) -> None:
-        """Export one member; what would happen to every other as well is raised."""
+    async def _fetched(self, member: Member) -> Ended | None:
+        """What a member ends with, or `None`: it is tried again later."""
+        pages = member.pages
         try:
-            rows = await self._source.rows(self._client, user_id)
+            await member.fetch()
         except UserNotFoundError:
-            self.report.not_found += 1
-        except _FATAL:
-            raise
+            self._note_answer(member)
+            return Ended(member, "not_found")
         except CrowdTwistError as error:
-            self.report.failed += 1
-            self.report.failures[f"{type(error).__name__}: {error.reason}"] += 1
-            await self._in_turn(self._output.note_failure, self._failure(user_id, error))
-        else:
-            await self._write(rows)
+            if _meets_all(error):
+                raise
+            if member.pages > pages:
+                member.tries = 0
+                self._note_answer(member)
+            return await self._failed(member, error)
+        self._note_answer(member)
+        return Ended(member, "ok")
 
-    def _failure(self, user_id: str, error: CrowdTwistError) -> Row:
-        """A failed member's line in the file of failures."""
-        return {
-            # What can't be encoded is refused as an id, and still has to be named.
-            "requested_id": user_id.encode(errors="backslashreplace").decode(),
-            "requested_id_type": str(self._source.id_type),
-            "error": type(error).__name__,
-            "message": str(error),
-        }
+    def _note_answer(self, member: Member) -> None:
+        self._outage.succeeded()
+        self._queue.answered = member.user_id
 
-    async def _write(self, rows: list[Row]) -> None:
-        """Write a member's rows together."""
-        if rows:
-            await self._in_turn(self._output.write, rows)
-        self.report.members += 1
-        self.report.rows += len(rows)
+    async def _failed(self, member: Member, error: CrowdTwistError) -> Ended | None:
+        if not may_pass(error):
+            if not isinstance(error, InvalidArgumentError):  # raised before any request
+                self._outage.succeeded()
+            return Ended(member, "failed", error)
+        await self._outage.failed(member, error)
+        if member.tries >= MOST_TRIES and not self._stop.is_set():
+            return Ended(member, "failed", error)
+        self._queue.put_back(member)
+        return None
 
-    async def _in_turn(self, write: Callable[[Any], None], what: Any) -> None:
-        """Write off the event loop, whole, and one at a time."""
-        with anyio.CancelScope(shield=True):
-            async with self._writing:
-                await anyio.to_thread.run_sync(write, what)
+    async def _ask(self, failed: Member) -> None:
+        """Make a request that an API in order answers; where nobody was answered yet, any will do."""
+        await self._source.ask(self._hasty, self._queue.known_id() or failed.user_id)
 
-    def _count(self) -> None:
-        self.report.requests = self._client.stats.requests
-        self.report.retries = self._client.stats.retries
-        self.report.seconds = anyio.current_time() - self._started
+    async def _sleep(self, seconds: float) -> None:
+        self.tell()
+        with anyio.move_on_after(seconds):
+            await self._stop.wait()
+
+    async def _wake_on_stop(self) -> None:
+        with self._watching:
+            await self._stop.wait()
+            self._coming.cancel()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def tell(self) -> None:
+        """Bring the report up to date, and call the progress callback."""
+        self._report.requests = self._stats.requests
+        self._report.retries = self._stats.retries
+        self._report.waiting = self._outage.reason
+        self._report.seconds = anyio.current_time() - self._started
+        if self._progress is not None and self._failure is None:
+            self._progress(self._report)
+
+
+def _meets_all(error: CrowdTwistError) -> bool:
+    """Whether every other member would meet this error as well."""
+    if isinstance(error, ConnectionFailedError):
+        # A certificate that can't be trusted, a version of TLS, a proxy that refuses.
+        return not error.retryable
+    return isinstance(error, _FATAL) or getattr(error, "code", None) == _NOT_CONFIGURED

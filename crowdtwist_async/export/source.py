@@ -4,8 +4,7 @@ Where rows come from: everything that one endpoint has for one member.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
 from datetime import date
 from typing import Any
 
@@ -13,14 +12,15 @@ from attrs import frozen
 
 from crowdtwist_async._arguments import checked_dates, checked_id_type
 from crowdtwist_async._protocol import POINTS, PURCHASES, REWARDS, Endpoint, entries_of, points_call
+from crowdtwist_async._send import METER, Stats
 from crowdtwist_async.client import CrowdTwistClient
-from crowdtwist_async.errors import PaginationDriftError
+from crowdtwist_async.errors import InvalidArgumentError, PaginationLoopError
 from crowdtwist_async.export.rows import Row, make_row
 from crowdtwist_async.models import Page
 
 _ENDPOINTS = {"points": POINTS, "rewards": REWARDS, "purchases": PURCHASES}
 _WALKS = 3
-"""How often a member is walked in all while the counts change: such rows may be doubled, or not all."""
+"""How often a member is walked in all while the counts change, or pages repeat."""
 
 
 @frozen
@@ -40,54 +40,121 @@ class Source:
     date_end: date | str | None = None
 
     def __attrs_post_init__(self) -> None:
+        if self.name not in _ENDPOINTS:
+            raise InvalidArgumentError(f"endpoint must be one of {', '.join(_ENDPOINTS)}")
         checked_id_type(self.id_type, self.endpoint.id_types, self.endpoint.name)
         checked_dates(self.date_start, self.date_end)
+        if self.name != "purchases" and (self.date_start or self.date_end):
+            raise InvalidArgumentError("date_start and date_end are for purchases alone")
+        if self.name != "rewards" and self.include_soldout is not None:
+            raise InvalidArgumentError("include_soldout is for rewards alone")
 
     @property
     def endpoint(self) -> Endpoint:
         """The endpoint behind the name."""
         return _ENDPOINTS[self.name]
 
-    async def rows(self, client: CrowdTwistClient, user_id: str) -> list[Row]:
-        """
-        Fetch all rows of one member: one request a page, one for points.
-
-        Raises:
-            CrowdTwistError: The member's rows can't be had as a whole.
-        """
+    async def ask(self, client: CrowdTwistClient, user_id: str) -> None:
+        """Make one request for a member, to see whether the API answers; forget what it says."""
         if self.name == "points":
-            return [await self._points(client, user_id)]
-        for _ in range(_WALKS - 1):
-            with suppress(PaginationDriftError):
-                return await self._walked(client, user_id)
-        return await self._walked(client, user_id)
+            await client.points_awaiting_fulfillment(user_id, id_type=self.id_type)
+        else:
+            await anext(self.pages(client, user_id), None)
 
-    async def _walked(self, client: CrowdTwistClient, user_id: str) -> list[Row]:
-        pages: Any = self._pager(client, user_id).pages()
-        return [row async for page in pages for row in self._rows_of_page(page, user_id)]
-
-    def _pager(self, client: CrowdTwistClient, user_id: str) -> Any:
+    def pages(self, client: CrowdTwistClient, user_id: str) -> AsyncIterator[Page[Any]]:
+        """A member's pages; after an error the next step asks for the same page again."""
         if self.name == "rewards":
             return client.iter_user_rewards(
-                user_id, id_type=self.id_type, include_soldout=self.include_soldout, on_drift="raise"
-            )
+                user_id, id_type=self.id_type, include_soldout=self.include_soldout, on_drift="ignore"
+            ).pages()
         return client.iter_user_purchases(
             user_id,
             id_type=self.id_type,
             date_start=self.date_start,
             date_end=self.date_end,
-            on_drift="raise",
-        )
+            on_drift="ignore",
+        ).pages()
 
-    def _rows_of_page(self, page: Page[Any], user_id: str) -> Iterator[Row]:
+
+class Member:
+    """One member's rows, as far as they are fetched."""
+
+    def __init__(self, source: Source, client: CrowdTwistClient, user_id: str) -> None:
+        self.user_id = user_id
+        self.rows: list[Row] = []
+        self.drifted = False
+        """The counts changed in the last of the walks: rows may be missing or doubled."""
+        self.stats = Stats()
+        self.pages = 0
+        """Pages so far: how a try that got further is told from one that did not."""
+        self.tries = 0
+        """Tries since the last page that ended in a failure."""
+        self._source = source
+        self._client = client
+        self._walks = 0
+        self._left: AsyncIterator[Page[Any]] | None = None
+        self._counts: tuple[Any, Any] = (None, None)
+
+    async def fetch(self) -> None:
+        """
+        Fetch what is missing: one request a page, one for points; after an error, call it again.
+
+        Raises:
+            CrowdTwistError: The next page can't be had.
+        """
+        counted = METER.set((*METER.get(), self.stats))
+        try:
+            if self._source.name == "points":
+                self.rows = [await self._points()]
+            else:
+                await self._walk()
+        finally:
+            METER.reset(counted)
+
+    async def _walk(self) -> None:
+        while True:
+            try:
+                page = await anext(self._walked(), None)
+            except PaginationLoopError:
+                # With ten rows more, each page is the one before it.
+                if self._walks == _WALKS:
+                    raise
+                self._left = None
+                continue
+            if page is None:
+                return
+            self.pages += 1
+            if self._changed(page):
+                self.drifted = self._walks == _WALKS
+                if not self.drifted:
+                    self._left = None
+                    continue
+            self.rows += self._rows_of_page(page)
+
+    def _walked(self) -> AsyncIterator[Page[Any]]:
+        """The walk that is under way, or a new one."""
+        if self._left is None:
+            self._walks += 1
+            self.rows, self._counts = [], (None, None)
+            self._left = self._source.pages(self._client, self.user_id)
+        return self._left
+
+    def _changed(self, page: Page[Any]) -> bool:
+        """Whether a count differs from the first that this walk saw."""
+        known, now = self._counts, (page.total, page.pages)
+        self._counts = (now[0] if known[0] is None else known[0], now[1] if known[1] is None else known[1])
+        return any(new not in (None, old) for new, old in zip(now, self._counts, strict=True))
+
+    def _rows_of_page(self, page: Page[Any]) -> Iterator[Row]:
         # The page of `no_data` is made by the client: its body has no entries.
-        sent = entries_of(page.raw, self.endpoint) if page.items else []
+        sent = entries_of(page.raw, self._source.endpoint) if page.items else []
         for item, entry in zip(page.items, sent, strict=True):
-            yield make_row(user_id, self.id_type, item, entry)
+            yield make_row(self.user_id, self._source.id_type, item, entry)
 
-    async def _points(self, client: CrowdTwistClient, user_id: str) -> Row:
+    async def _points(self) -> Row:
         """The endpoint returns a model without its JSON; a row also holds what the model does not know."""
-        call: Any = points_call(client._session.settings, user_id, self.id_type)  # noqa: SLF001 - as said
+        settings = self._client._session.settings  # noqa: SLF001 - as said
+        call: Any = points_call(settings, self.user_id, self._source.id_type)
         both = call._replace(decode=lambda body, call_: (call.decode(body, call_), body))
-        points, body = await client._send(both)  # noqa: SLF001 - as said
-        return make_row(user_id, self.id_type, points, body)
+        points, body = await self._client._send(both)  # noqa: SLF001 - as said
+        return make_row(self.user_id, self._source.id_type, points, body)

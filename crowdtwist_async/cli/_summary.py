@@ -1,0 +1,72 @@
+"""
+What an export says when it has ended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from crowdtwist_async.export.plan import counted, duration
+from crowdtwist_async.export.report import ExportReport
+from crowdtwist_async.export.target import STANDARD_OUTPUT
+
+
+def summary_of(report: ExportReport) -> Iterator[str]:
+    """The lines of the summary."""
+    where = "standard output" if report.output == STANDARD_OUTPUT else report.output
+    if report.status == "already_complete":
+        yield (
+            f"{report.endpoint}: {where} is complete since {report.completed_at}:"
+            f" {counted(report.members, 'member')}, {counted(report.rows, 'row')}. No request was made;"
+            " --fresh exports again."
+        )
+    else:
+        yield (
+            f"{report.endpoint}: {counted(report.members, 'member')}, {counted(report.rows, 'row')},"
+            f" {counted(report.requests, 'request')}, {duration(report.seconds)}. Written to {where}."
+        )
+    yield from _counts(report)
+    if report.status == "stopped":
+        yield from _where_to_go_on(report, where)
+    elif report.ids and report.not_found == report.done:
+        yield "The API knows none of these ids: check --id-type, and the environment."
+
+
+def percent(share: float) -> str:
+    """A share without decimals: 100% is whole, and what a short run used at once is no more than that."""
+    return f"{math.floor(100 * min(share, 1.0))}%"
+
+
+def _counts(report: ExportReport) -> Iterator[str]:
+    """What is not zero."""
+    counts = {
+        "Members without rows": report.without_rows,
+        "Unknown ids": report.not_found,
+        "Members whose counts kept changing": report.drifted,
+        "Ids given twice": report.duplicates,
+        "Blank lines": report.blank,
+        "Done by earlier runs": report.resumed if report.status != "already_complete" else 0,
+        "Retries": report.retries,
+    }
+    told = [f"{name}: {number:,}." for name, number in counts.items() if number]
+    if report.budget_use is not None and report.requests:
+        told.append(f"Budget used: {percent(report.budget_use)}.")
+    if told:
+        yield " ".join(told)
+    if report.failed:
+        place = (
+            f" They are in {report.errors_file}; --retry-failed tries them again."
+            if report.errors_file
+            else ""
+        )
+        yield f"Failed members: {report.failed:,}.{place}"
+
+
+def _where_to_go_on(report: ExportReport, where: str) -> Iterator[str]:
+    if report.reason is not None:
+        yield f"Stopped: {report.reason}."
+    if report.output == STANDARD_OUTPUT:
+        yield f"Stopped after {report.done:,} of {report.ids:,} ids."
+    else:
+        yield f"Stopped after {report.done:,} of {report.ids:,} ids. The same command goes on with {where}."

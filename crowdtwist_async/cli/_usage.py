@@ -1,0 +1,51 @@
+"""
+What is wrong with a command line, in a sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Literal, get_args, get_origin
+
+from cyclopts import (
+    CycloptsError,
+    MissingArgumentError,
+    RepeatArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+_FLAG = r"--[a-z]+(-[a-z]+)*(?==|$)"
+
+
+def explained(error: CycloptsError) -> str:
+    """A usage error as a sentence that repeats no value: it may be a member's id, or a key."""
+    command = " ".join(["crowdtwist", *(error.command_chain or ())])
+    name = error.argument.name if error.argument is not None else "an argument"
+    match error:
+        case UnknownCommandError():
+            problem = "there is no such command"
+        case UnknownOptionError():
+            flag = re.match(_FLAG, error.token.keyword or error.token.value)
+            problem = f"there is no flag {flag[0]}" if flag else "there is no such flag"
+        case UnusedCliTokensError():
+            problem = "there are more arguments than it takes"
+        case MissingArgumentError():
+            problem = f"{name} is missing"
+        case RepeatArgumentError():
+            problem = f"{error.token.keyword} is given twice"
+        case _:
+            problem = f"the value of {name} is not one that it takes{_allowed(error)}"
+    return f"{problem}: see {command} --help"
+
+
+def _allowed(error: CycloptsError) -> str:
+    """What an argument takes, where a few words say it."""
+    hint = error.argument.hint if error.argument is not None else None
+    if get_origin(hint) is Literal:
+        return f" ({', '.join(get_args(hint))})"
+    words = {date: "a day like 2026-01-31", int: "a whole number", float: "a number"}
+    kinds = [words[kind] for kind in (hint, *get_args(hint)) if kind in words]
+    return f" ({kinds[0]})" if kinds else ""

@@ -1,0 +1,123 @@
+"""
+What JSON Lines and CSV have in common: one file that grows, and whose committed bytes the ledger knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from crowdtwist_async.export.formats import Limits
+from crowdtwist_async.export.ledger import Ledger, Mark
+from crowdtwist_async.export.rows import Row
+from crowdtwist_async.export.storage import (
+    changed,
+    check_in_place,
+    create,
+    foreign,
+    storing,
+    sync_folder,
+    write_all,
+)
+
+_BYTES = "bytes"
+_BUFFERED = 1 << 18
+_CLOSED = -1
+
+
+class LineWriter:
+    """Appends lines; on resuming, cuts off what came after the last commit."""
+
+    limits = Limits()
+
+    def __init__(
+        self,
+        path: Path,
+        ledger: Ledger,
+        encode: Callable[[Sequence[Row]], bytes],
+        header: bytes,
+        begins: bytes,
+    ) -> None:
+        self._path = path
+        self._ledger = ledger
+        self._encode = encode
+        self._header = header
+        self._begins = begins
+        self._file = _CLOSED
+        self._committed = 0
+        self._buffer = bytearray()
+
+    def recover(self) -> None:
+        """Cut the file to its committed bytes, or begin it."""
+        self._committed = int(self._ledger.get(_BYTES) or 0)
+        with storing(self._path):
+            self._file = self._opened()
+            sync_folder(self._path.parent)
+            os.ftruncate(self._file, self._committed)
+            os.lseek(self._file, self._committed, os.SEEK_SET)
+            if not self._committed:
+                write_all(self._file, self._header)
+        if not self._committed:
+            self.commit(())
+
+    def _opened(self) -> int:
+        if not self._path.exists():
+            if self._committed > len(self._header):
+                raise changed(self._path, "is not there any more")
+            self._committed = 0
+            return create(self._path)
+        if not looks_ours(self._path, self._begins):
+            raise foreign(self._path, "is no output of an export")
+        if self._path.stat().st_size < self._committed:
+            raise changed(self._path, "is shorter than its ledger says")
+        return os.open(self._path, os.O_RDWR)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append a member's lines."""
+        self._buffer += self._encode(rows)
+        if len(self._buffer) >= _BUFFERED:
+            self._flush()
+
+    def commit(self, marks: Sequence[Mark]) -> None:
+        """Sync the file, then note how long it is."""
+        self._flush()
+        with storing(self._path):
+            check_in_place(self._file, self._path)
+            os.fsync(self._file)
+            self._committed = os.lseek(self._file, 0, os.SEEK_CUR)
+        self._ledger.commit(marks, {_BYTES: str(self._committed)})
+
+    def _flush(self) -> None:
+        with storing(self._path):
+            write_all(self._file, bytes(self._buffer))
+        self._buffer.clear()
+
+    def finish(self) -> None:
+        """Do nothing: the file has been whole since the last commit."""
+
+    def close(self) -> None:
+        """Close the file; a torn end stays until the next time."""
+        if self._file != _CLOSED:
+            with suppress(OSError):  # of a network's disk: what counts was synced
+                os.close(self._file)
+            self._file = _CLOSED
+
+
+def looks_ours(path: Path, begins: bytes) -> bool:
+    """Whether a file begins as an export does, or is empty."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(len(begins))
+    return begins.startswith(head)
+
+
+def discard_lines(path: Path, begins: bytes) -> None:
+    """Remove an output; refuse what is none."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not looks_ours(path, begins):
+        raise foreign(path, "is no output of an export")
+    path.unlink()

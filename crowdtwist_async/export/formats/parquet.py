@@ -1,0 +1,184 @@
+"""
+Parquet: a folder of part files, which readers take as one table.
+
+A part has no footer, and can't be read, until it is whole: so it is written under a name that readers
+pass over, then renamed, then noted in the ledger. What the ledger does not name is removed on resuming.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Container, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from crowdtwist_async.errors import ConfigurationError
+from crowdtwist_async.export.formats import Format, Limits, Writer
+from crowdtwist_async.export.ledger import Ledger, Mark
+from crowdtwist_async.export.rows import SCHEMA_VERSION, Kind, Row, columns, flatten
+from crowdtwist_async.export.storage import PRIVATE_FOLDER, changed, create, foreign, storing, sync_folder
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError:
+    raise ConfigurationError(
+        "Parquet needs one more package: pip install 'crowdtwist-async[parquet]'"
+    ) from None
+
+_TYPES = {
+    Kind.TEXT: pa.string(),
+    Kind.JSON: pa.string(),
+    Kind.INTEGER: pa.int64(),
+    Kind.BOOLEAN: pa.bool_(),
+    Kind.INSTANT: pa.timestamp("us", tz="UTC"),
+}
+_OURS = b"crowdtwist_async.schema"
+_PART = r"part-[0-9]{6,}\.parquet"
+_UNFINISHED = ".unfinished"
+_GROUP = 10_000
+"""Rows of a row group; so many are held in memory."""
+
+
+class ParquetWriter:
+    """Writes a part for every commit that has rows."""
+
+    limits = Limits(seconds=60.0, members=100_000, rows=100_000)
+
+    def __init__(self, path: Path, ledger: Ledger, name: str) -> None:
+        self._path = path
+        self._ledger = ledger
+        fields = [pa.field(column, _TYPES[kind]) for column, kind in columns(name).items()]
+        self._schema = pa.schema(fields, metadata={_OURS: str(SCHEMA_VERSION)})
+        self._group: list[list[Any]] = []
+        self._part: Any = None
+        self._file: Any = None
+        self._rows = 0
+        self._next = 1
+
+    def recover(self) -> None:
+        """Make the folder, remove parts that the ledger does not name, and check those that it names."""
+        known = self._ledger.parts()
+        if known and not self._path.is_dir():
+            raise changed(self._path, "is not there any more")
+        with storing(self._path):
+            self._path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+            sync_folder(self._path.parent)
+            found = _parts(self._path, known)
+            for part in found:
+                if part.name not in known:
+                    part.unlink()
+            sync_folder(self._path)
+            sizes = {part.name: part.stat().st_size for part in found if part.exists()}
+        if sizes != known:
+            raise changed(self._path, "lacks a part that its ledger names, or has it in another size")
+        self._next = 1 + max((int(re.sub(r"\D", "", name)) for name in known), default=0)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Take a member's rows; whole row groups go into the part's file."""
+        self._group += [flatten(row) for row in rows]
+        while len(self._group) >= _GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        group, self._group = self._group[:_GROUP], self._group[_GROUP:]
+        by_column = zip(*group, strict=True) if group else [()] * len(self._schema)
+        arrays = [
+            pa.array(values, type=field.type) for values, field in zip(by_column, self._schema, strict=True)
+        ]
+        with storing(self._path):
+            if self._part is None:
+                self._unfinished.unlink(missing_ok=True)
+                self._file = os.fdopen(create(self._unfinished), "wb")
+                self._part = pq.ParquetWriter(self._file, self._schema, compression="zstd")
+            self._part.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._rows += len(group)
+
+    @property
+    def _name(self) -> str:
+        return f"part-{self._next:06}.parquet"
+
+    @property
+    def _unfinished(self) -> Path:
+        return self._path / f".{self._name}{_UNFINISHED}"
+
+    def commit(self, marks: Sequence[Mark]) -> None:
+        """Complete the part, give it its name, and note it with the marks."""
+        if self._group:
+            self._write_group()
+        self._ledger.commit(marks, part=self._completed() if self._part is not None else None)
+
+    def _completed(self) -> tuple[str, int, int]:
+        name = self._name
+        with storing(self._path):
+            self._part.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._unfinished.rename(self._path / name)
+            sync_folder(self._path)
+            noted = name, self._rows, (self._path / name).stat().st_size
+        self._part, self._file, self._rows = None, None, 0
+        self._next += 1
+        return noted
+
+    def finish(self) -> None:
+        """Write a part without rows if there is none, so that the folder has a schema."""
+        if not self._ledger.parts():
+            self._write_group()
+            self.commit(())
+
+    def close(self) -> None:
+        """Drop a part that is not complete."""
+        if self._file is None:
+            return
+        # Closing writes what is left, which a full disk refuses; what stays is removed on resuming.
+        with suppress(OSError):
+            if self._part is not None:
+                self._part.close()
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._unfinished.unlink()
+
+
+def _parts(folder: Path, known: Container[str] = ()) -> list[Path]:
+    """The parts that an export wrote into a folder, unfinished ones included; nothing else may be there."""
+    parts = []
+    for path in sorted(folder.iterdir()):
+        unfinished = re.fullmatch(rf"\.{_PART}{_UNFINISHED}", path.name)
+        if unfinished or path.name in known or (re.fullmatch(_PART, path.name) and _is_ours(path)):
+            parts.append(path)
+        elif path.suffix == ".parquet":
+            raise foreign(path, "is a part that no export wrote, and would be read as one")
+    return parts
+
+
+def _is_ours(part: Path) -> bool:
+    try:
+        return _OURS in (pq.read_schema(part).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def _discard(path: Path) -> None:
+    """Remove the parts; the folder, and what else is in it, stays."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not path.is_dir():
+        raise foreign(path, "is no folder of an export")
+    for part in _parts(path):
+        part.unlink()
+
+
+def _is_taken(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists() or path.is_symlink()
+
+
+def _writer(path: Path, ledger: Ledger, name: str) -> Writer:
+    return ParquetWriter(path, ledger, name)
+
+
+FORMAT = Format(writer=_writer, discard=_discard, is_taken=_is_taken)

@@ -1,0 +1,148 @@
+"""
+Files that hold members' data: private, synced to the disk, and errors that say which could not be written.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+from crowdtwist_async.errors import ConfigurationError, OutputLockedError, OutputMismatchError, StorageError
+
+STANDARD_OUTPUT = "standard output"
+PRIVATE = 0o600
+PRIVATE_FOLDER = 0o700
+
+_LOCKING = Lock()
+_LOCKED: set[tuple[int, int]] = set()
+"""Files that this process holds: opening and closing one again would drop the locks that SQLite has on it."""
+
+
+@contextmanager
+def storing(place: object) -> Iterator[None]:
+    """
+    Say of a failure to write what could not be written.
+
+    Raises:
+        StorageError: Instead of the system's own error.
+        BrokenPipeError: As it is: whoever read standard output has gone.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except sqlite3.Error as error:
+        reason = str(error)
+    else:
+        return
+    goes_on = "" if place == STANDARD_OUTPUT else ": it goes on from what was committed"
+    raise StorageError(f"{place} can't be written: {reason}. Put that right and export again{goes_on}")
+
+
+def create(path: Path) -> int:
+    """Create a private file that is not there yet, and return its descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE)
+
+
+def lock(path: Path, place: str) -> int:
+    """
+    Lock a file, which is made if need be; the system drops the lock when the process ends.
+
+    Raises:
+        OutputLockedError: Another export holds it.
+        ConfigurationError: The system has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise ConfigurationError(
+            "exports to files lock them as Linux and macOS do: run it there, or write to -"
+        ) from None
+    locked = OutputLockedError(f"another export is writing {place}: wait until it ends, or stop it")
+    with _LOCKING:
+        if path.exists() and _identity(path.stat()) in _LOCKED:
+            raise locked
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise locked from None
+        _LOCKED.add(_identity(os.fstat(descriptor)))
+    return descriptor
+
+
+def unlock(descriptor: int) -> None:
+    """Let others in."""
+    with _LOCKING:
+        _LOCKED.discard(_identity(os.fstat(descriptor)))
+        os.close(descriptor)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def check_in_place(descriptor: int, path: Path) -> None:
+    """Refuse to write on where nobody would find it: to a file that was moved away, removed or replaced."""
+    try:
+        in_place = os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        in_place = False
+    if not in_place:
+        raise changed(path, "was moved away or removed while it was written")
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of it: a file on a disk that fills up takes a part."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new name in a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, content: Iterator[bytes]) -> None:
+    """Write a private file whole: readers see the old one or the new one."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    try:
+        descriptor = create(beside)
+        try:
+            for some in content:
+                write_all(descriptor, some)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def changed(path: object, what: str) -> OutputMismatchError:
+    """The refusal to go on with an output that is not as it was left."""
+    return OutputMismatchError(
+        f"{path} {what}: put it back as it was, or give --fresh (fresh=True) to begin anew"
+    )
+
+
+def foreign(path: object, what: str) -> OutputMismatchError:
+    """The refusal to touch what this export did not write."""
+    return OutputMismatchError(f"{path} {what}. It is left as it is: move it away, or name another output")

@@ -1,0 +1,159 @@
+"""
+One output with its ledger and its file of failed members: opened, checked, completed, closed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from crowdtwist_async.errors import ConfigurationError, OutputMismatchError
+from crowdtwist_async.export.formats import Writer, format_of
+from crowdtwist_async.export.formats.jsonl import BEGINS, StandardOutput
+from crowdtwist_async.export.formats.lines import looks_ours
+from crowdtwist_async.export.ledger import Ledger
+from crowdtwist_async.export.rows import iso
+from crowdtwist_async.export.storage import foreign, replace_file, storing
+
+STANDARD_OUTPUT = "-"
+_COMPLETED_AT = "completed_at"
+
+
+class Target:
+    """
+    An output that is open for one export.
+
+    Args:
+        output: Its path, or `-`.
+        name: `points`, `rewards` or `purchases`.
+        fresh: Whether to remove what an earlier export wrote there.
+        disarm_formulas: Whether CSV cells that spreadsheets would calculate are disarmed.
+
+    Raises:
+        ConfigurationError: There is no such format, or it is no local path.
+        ExportError: It is locked, damaged, somebody else's, or can't be written.
+    """
+
+    def __init__(self, output: str, name: str, *, fresh: bool = False, disarm_formulas: bool = False) -> None:
+        self.output = output
+        self._errors_path: Path | None = None
+        if disarm_formulas and not output.endswith(".csv"):
+            raise ConfigurationError("disarming formulas is for CSV alone: no other format has any")
+        if output == STANDARD_OUTPUT:
+            self.ledger = Ledger(None, output)
+            self.writer: Writer = StandardOutput(self.ledger)
+            return
+        with storing(output):
+            path = _checked_path(output)
+            made = format_of(path, disarm_formulas=disarm_formulas)
+            ledger_path = path if made.has_own_ledger else path.with_name(f"{path.name}.ledger.sqlite")
+            if not fresh and made.is_taken(path) and not _has_content(ledger_path):
+                raise foreign(path, f"is there already, and no ledger {ledger_path.name} is beside it")
+            errors = self._errors_path = path.with_name(f"{path.name}.errors.jsonl")
+            if errors.exists() and not looks_ours(errors, BEGINS):
+                raise foreign(errors, "is there already, and was written by no export")
+            self.ledger = Ledger(ledger_path, output, (lambda: made.discard(path)) if fresh else None)
+            self.writer = made.writer(path, self.ledger, name)
+
+    def close(self) -> None:
+        """Close the files, without what is not committed, and let others in."""
+        try:
+            self.writer.close()
+        finally:
+            self.ledger.close()
+
+    def begin(self, asked: Mapping[str, str]) -> None:
+        """
+        Begin the output, or make it ready to go on with.
+
+        Raises:
+            ExportError: It was begun with other arguments, or can't be written.
+        """
+        self.ledger.begin(asked)
+        self.writer.recover()
+
+    @property
+    def completed_at(self) -> datetime | None:
+        """When it was complete."""
+        text = self.ledger.get(_COMPLETED_AT)
+        return None if text is None else datetime.fromisoformat(text)
+
+    def check_age(self, max_age: float | None) -> None:
+        """
+        Refuse a complete output that is too old.
+
+        Raises:
+            OutputMismatchError: It was complete more than `max_age` seconds ago.
+        """
+        completed = self.completed_at
+        if completed is None or max_age is None:
+            return
+        if (datetime.now(UTC) - completed).total_seconds() > max_age:
+            raise OutputMismatchError(
+                f"{self.output} was complete at {iso(completed)}, which is longer ago than you allow:"
+                " give --fresh (fresh=True) to export again"
+            )
+
+    def reopen(self) -> None:
+        """Note that it is not complete: a run is about to add to it."""
+        if self.completed_at is not None:
+            self.ledger.commit((), {_COMPLETED_AT: None})
+
+    def complete(self) -> datetime:
+        """Note that it is complete, and return when."""
+        self.writer.finish()
+        now = datetime.now(UTC).replace(microsecond=0)
+        self.ledger.commit((), {_COMPLETED_AT: iso(now)})
+        return now
+
+    def write_errors(self, id_type: str) -> str | None:
+        """
+        Write the failed members of the ledger to `OUT.errors.jsonl`; return its name, if there are any.
+
+        Raises:
+            StorageError: It can't be written.
+        """
+        path = self._errors_path
+        if path is None:
+            return None
+        with storing(path):
+            if not self.ledger.totals().failed:
+                path.unlink(missing_ok=True)
+                return None
+            replace_file(path, self._failures(id_type))
+        return str(path)
+
+    def _failures(self, id_type: str) -> Iterator[bytes]:
+        for user_id, error, message in self.ledger.failures():
+            line = {
+                "requested_id": user_id,
+                "requested_id_type": id_type,
+                "error": error,
+                "message": message,
+            }
+            yield msgspec.json.encode(line) + b"\n"
+
+
+def _has_content(path: Path) -> bool:
+    """Whether there is a ledger: an empty file knows nothing of an output, which would be cut to nothing."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def _checked_path(output: str) -> Path:
+    if "://" in output:
+        raise ConfigurationError(
+            "exports are written to a local disk, where a crash can be recovered from: name a local"
+            " path, and copy the complete output with the store's own tool"
+        )
+    path = Path(output)
+    if path.suffix != ".parquet" and path.is_dir():
+        raise ConfigurationError(f"{output} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"the folder of {output} is not there: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(f"the folder of {output} can't be written to")
+    return path

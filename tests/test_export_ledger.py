@@ -1,0 +1,419 @@
+"""
+The ledger: one export holds it, and none goes on with one that can't be trusted.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from outputs import ASKED, mark_of, query
+
+from crowdtwist_async import OutputLockedError, OutputMismatchError, StorageError
+from crowdtwist_async.export import ledger as module
+from crowdtwist_async.export.ledger import Ledger, Totals
+
+FRESH = "put it back as it was, or give --fresh"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A place for a ledger."""
+    return tmp_path / "out.jsonl.ledger.sqlite"
+
+
+def made(path: Path, members: int = 500) -> bytes:
+    """A ledger of some members, closed; its bytes."""
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        ledger.begin(ASKED)
+        ledger.commit([mark_of(f"{number:05}", "failed", message="m" * 100) for number in range(members)])
+    return path.read_bytes()
+
+
+def test_it_remembers(path: Path) -> None:
+    """Members, why they failed, parts and state: also in the next run, and for other programs."""
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        ledger.begin(ASKED)
+        ledger.commit(
+            [mark_of("a", rows=3), mark_of("b", "not_found"), mark_of("c", "failed", error="E", message="m")],
+            {"bytes": "40"},
+            ("part-000001.parquet", 3, 40),
+        )
+
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        ledger.begin(ASKED)
+        assert ["ok", "not_found", "failed", None] == [ledger.status_of(user_id) for user_id in "abcd"]
+        assert ("40", None) == (ledger.get("bytes"), ledger.get("unknown"))
+        assert ([("c", "E", "m")], {"part-000001.parquet": 40}) == (list(ledger.failures()), ledger.parts())
+    assert [("a", "ok", 3, 4, 0, "2026-01-31T00:00:00Z")] == query(path, "SELECT * FROM members LIMIT 1")
+
+
+def test_totals_count_members(path: Path) -> None:
+    """Each by its status; rows and drift of all."""
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        assert Totals(0, 0, 0, 0, 0, 0) == ledger.totals()
+        drifted = mark_of("a", rows=3)._replace(drifted=True)
+        ledger.commit([drifted, mark_of("b"), mark_of("c", "not_found"), mark_of("d", "failed")])
+        assert Totals(ok=2, not_found=1, failed=1, without_rows=1, drifted=1, rows=3) == ledger.totals()
+
+
+def test_a_member_that_is_tried_again_stands_once(path: Path) -> None:
+    """Its failure is forgotten when it succeeds, and replaced when it fails otherwise."""
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        ledger.commit([mark_of("a", "failed", error="Old"), mark_of("b", "failed", error="Old")])
+        ledger.commit([mark_of("a", rows=2), mark_of("b", "failed", error="New")])
+
+        assert [("b", "New", "")] == list(ledger.failures())
+        assert Totals(ok=1, not_found=0, failed=1, without_rows=0, drifted=0, rows=2) == ledger.totals()
+
+
+def test_state_can_be_forgotten(path: Path) -> None:
+    """`None` removes it."""
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        ledger.commit((), {"completed_at": "now"})
+        ledger.commit((), {"completed_at": None})
+
+        assert ledger.get("completed_at") is None
+
+
+def test_a_temporary_one_works_without_a_file() -> None:
+    """For an output that can't be gone on with."""
+    with closing(Ledger(None, "-")) as ledger:
+        ledger.begin(ASKED)
+        ledger.commit([mark_of("a", rows=1)])
+
+        assert ("ok", 1) == (ledger.status_of("a"), ledger.totals().rows)
+
+
+# Locks
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from typing import Any
+from crowdtwist_async.export.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]), "out.jsonl")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_elsewhere(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that holds the ledger."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        try:
+            assert holder.stdout is not None
+            assert b"held\n" == holder.stdout.readline()
+            yield holder
+        finally:
+            holder.kill()
+
+
+def test_two_processes_do_not_write_together(path: Path) -> None:
+    """The second is refused at once, and the first keeps its lock."""
+    with held_elsewhere(path):
+        for _ in range(2):
+            with pytest.raises(
+                OutputLockedError, match="^another export is writing out.jsonl: wait until it ends, or stop"
+            ):
+                Ledger(path, "out.jsonl", lambda: None)
+
+
+def test_a_killed_process_holds_no_lock(path: Path) -> None:
+    """The system lets go of it: there is nothing to clean up."""
+    with held_elsewhere(path) as holder:
+        holder.kill()
+        holder.wait()
+        Ledger(path, "out.jsonl").close()
+
+
+def test_it_is_locked_within_a_process_too(path: Path) -> None:
+    """Until it is closed, or could not be opened."""
+    first = Ledger(path, "out.jsonl")
+    with pytest.raises(OutputLockedError):
+        Ledger(path, "out.jsonl")
+    first.close()
+    path.write_bytes(b"precious")
+    for _ in range(2):
+        with pytest.raises(OutputMismatchError):
+            Ledger(path, "out.jsonl")
+
+
+# Files that can't be trusted
+
+
+def _truncated(content: bytes) -> bytes:
+    return content[: len(content) // 4096 // 2 * 4096]
+
+
+def _overwritten(content: bytes) -> bytes:
+    return content[:8192] + b"\xff" * (len(content) - 8192)
+
+
+def _schema_gone(content: bytes) -> bytes:
+    return content[:100] + bytes(4096 - 100) + content[4096:]
+
+
+def _tables_renamed(content: bytes) -> bytes:
+    return content.replace(b"export_state", b"export_stage")
+
+
+def _no_text(content: bytes) -> bytes:
+    return content.replace(b"schema_version", b"schema\xff\xfeersion")
+
+
+def _odd_schema(content: bytes) -> bytes:
+    return content.replace(b"value TEXT NOT NULL", b"value TEXT N\xc6\xffNULL", 1)
+
+
+@pytest.mark.parametrize(
+    "damage", [_truncated, _overwritten, _schema_gone, _tables_renamed, _no_text, _odd_schema]
+)
+def test_a_damaged_ledger_is_refused(path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """In one line, and it is left as it is."""
+    content = damage(made(path))
+    path.write_bytes(content)
+
+    with pytest.raises(OutputMismatchError, match=rf"^the ledger .*{path.name} is damaged \(.+\): {FRESH}"):
+        Ledger(path, "out.jsonl")
+    assert content == path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", [_truncated, _overwritten, _schema_gone, _tables_renamed, _odd_schema])
+def test_a_damaged_ledger_can_be_begun_anew(path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """Its header says that an export wrote it; what is left beside it goes too."""
+    content = damage(made(path))
+    path.write_bytes(content)
+    discarded: list[int] = []
+    for journal in ("-journal", "-wal", "-shm"):
+        path.with_name(path.name + journal).write_bytes(b"left")
+
+    with closing(Ledger(path, "out.jsonl", lambda: discarded.append(path.stat().st_size))) as ledger:
+        ledger.begin({"endpoint": "points"})
+        assert (0, "points") == (ledger.totals().failed, ledger.get("endpoint"))
+
+    assert [len(content)] == discarded
+    assert [path] == list(path.parent.iterdir())
+
+
+def _theirs(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE members (requested_id)")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(_theirs, id="another-sqlite"),
+        pytest.param(lambda path: path.write_bytes(b"precious\n"), id="text"),
+        pytest.param(lambda path: path.write_bytes(made(path)[:60]), id="less-than-a-header"),
+    ],
+)
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_no_ledger_is_refused(path: Path, make: Callable[[Path], object], fresh: bool) -> None:
+    """It is left as it is, and so is the output."""
+    make(path)
+    content = path.read_bytes()
+    discarded: list[None] = []
+
+    with pytest.raises(
+        OutputMismatchError, match="is there already, and was written by no export. It is left"
+    ):
+        Ledger(path, "out.jsonl", (lambda: discarded.append(None)) if fresh else None)
+    assert (content, []) == (path.read_bytes(), discarded)
+
+
+@pytest.mark.parametrize("version", ["2", "new"])
+def test_another_version_is_refused(path: Path, version: str) -> None:
+    """A newer release may have written other columns."""
+    made(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE export_state SET value = ? WHERE key = 'schema_version'", (version,))
+
+    with pytest.raises(
+        OutputMismatchError,
+        match=f"is of version {version}, and this release writes 1: go on with the release that began it",
+    ):
+        Ledger(path, "out.jsonl")
+
+
+def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
+    """A process was killed between making the file and writing to it; nobody else may read it now."""
+    path.touch(0o644)
+
+    made(path)
+
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+
+
+_KILLED_AT_ITS_CREATION = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.executescript("PRAGMA cache_size = 1; BEGIN; CREATE TABLE export_state (key, value)")
+for _ in range(200):
+    connection.execute("INSERT INTO export_state VALUES (?, ?)", ("key", "long" * 200))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_creation_that_was_interrupted_is_undone(path: Path) -> None:
+    """Half of the tables are there, and a journal: SQLite makes it an empty file again."""
+    subprocess.run([sys.executable, "-c", _KILLED_AT_ITS_CREATION, path], check=False, timeout=60)
+    journal = path.with_name(path.name + "-journal")
+    assert path.stat().st_size
+    assert journal.stat().st_size
+
+    made(path)
+
+    assert not journal.exists()
+    assert [(500,)] == query(path, "SELECT count(*) FROM members")
+
+
+# Arguments
+
+
+def test_other_arguments_are_named(path: Path) -> None:
+    """All that differ, with what they were; ids only as such."""
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        ledger.begin({"endpoint": "purchases", "date_start": "2026-01-01", "date_end": "", "ids": "0f"})
+        with pytest.raises(OutputMismatchError) as caught:
+            ledger.begin({"endpoint": "points", "date_start": "", "date_end": "2026-01-31", "ids": "1f"})
+
+    assert (
+        "out.jsonl was begun otherwise: endpoint was purchases and is points, date-start was 2026-01-01 and is"
+        " not given, date-end was not given and is 2026-01-31, the ids are not the same. Give what it was begun"
+        " with, name another output, or give --fresh (fresh=True) to begin anew" == str(caught.value)
+    )
+
+
+def test_the_same_arguments_go_on(path: Path) -> None:
+    """However often; what else the state holds does not matter."""
+    for _ in range(3):
+        with closing(Ledger(path, "out.jsonl")) as ledger:
+            ledger.begin(ASKED)
+            ledger.commit((), {"bytes": "7"})
+
+
+# Disks
+
+
+def test_a_full_disk_is_told(path: Path) -> None:
+    """What was committed before is kept, and nothing else."""
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        ledger.commit([mark_of("a")])
+        ledger._connection.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(
+            StorageError,
+            match=rf"{path.name} can't be written: database or disk is full\. Put that right and export again: it",
+        ):
+            ledger.commit([mark_of("b", "failed", message="long" * 50_000)])
+
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        assert ["ok", None] == [ledger.status_of("a"), ledger.status_of("b")]
+
+
+def test_a_ledger_that_is_removed_is_told(path: Path) -> None:
+    """Marks would go to a file without a name."""
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        path.unlink()
+        with pytest.raises(
+            OutputMismatchError, match=f"was moved away or removed while it was written: {FRESH}"
+        ):
+            ledger.commit([mark_of("a")])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda ledger: ledger.get("key"), id="get"),
+        pytest.param(lambda ledger: ledger.status_of("a"), id="status"),
+        pytest.param(lambda ledger: ledger.totals(), id="totals"),
+        pytest.param(lambda ledger: ledger.parts(), id="parts"),
+        pytest.param(lambda ledger: list(ledger.failures()), id="failures"),
+        pytest.param(lambda ledger: ledger.commit(()), id="commit"),
+    ],
+)
+def test_a_ledger_that_others_hold_too_long_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Ledger], object]
+) -> None:
+    """A program that writes to it is waited for, but not for ever."""
+    made(path)
+    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.0)
+    with closing(Ledger(path, "out.jsonl")) as ledger, closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(
+            StorageError, match=rf"{path.name} can't be written: database is locked\. Put that"
+        ):
+            use(ledger)
+
+
+def test_a_ledger_that_can_not_be_read_is_not_called_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beginning anew would be the wrong advice."""
+    made(path)
+    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_undo_interrupted", lambda _: None)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageError, match=r"can't be written: database is locked\. Put that right"):
+            Ledger(path, "out.jsonl")
+
+
+def test_a_ledger_that_can_not_be_made_is_told(path: Path) -> None:
+    """A folder has its name."""
+    path.mkdir()
+
+    with pytest.raises(StorageError, match=rf"{path.name} can't be written: Is a directory\. Put that right"):
+        Ledger(path, "out.jsonl")
+
+
+def test_a_new_ledger_is_on_the_disk_with_its_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is synced, and every commit waits for the disk, also in the next run."""
+    synced: list[bool] = []
+    fsync = os.fsync
+
+    def recording(descriptor: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    for _ in range(2):
+        with closing(Ledger(path, "out.jsonl")) as ledger:
+            assert [(2,)] == ledger._connection.execute("PRAGMA synchronous").fetchall()
+
+    assert [True] == synced
+
+
+def test_a_second_ledger_of_the_same_process_never_opens_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing it again would drop the locks that SQLite holds for the first."""
+    path = tmp_path / "out.jsonl.ledger.sqlite"
+    first = Ledger(path, "out.jsonl")
+    opened: list[object] = []
+    real = os.open
+
+    def noted(place: Any, *arguments: Any) -> int:
+        opened.append(Path(place))
+        return real(place, *arguments)
+
+    monkeypatch.setattr(os, "open", noted)
+    with pytest.raises(OutputLockedError):
+        Ledger(path, "out.jsonl")
+    first.close()
+    Ledger(path, "out.jsonl").close()
+
+    assert 1 == opened.count(path)
