@@ -23,6 +23,7 @@ CORE = (
     "_replies",
     "_retry",
     "_send",
+    "_slots",
     "_walk",
 )
 
