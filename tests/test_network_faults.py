@@ -264,7 +264,7 @@ async def test_reading_the_certificates_counts_as_connecting(monkeypatch: pytest
         time.sleep(0.05)
         return ssl.create_default_context()
 
-    monkeypatch.setattr("crowdtwist_async.transports.httpx.tls_context", slow_context)
+    monkeypatch.setattr("crowdtwist_async.transports._environment.tls_context", slow_context)
     with silent_tls() as url:
         ended = await fail(url, lambda error: error.phase, timeout=0.02, retry=RetryPolicy(max_attempts=1))
     assert Ended(RequestTimeoutError, "connect", True) == ended

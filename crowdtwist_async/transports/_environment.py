@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import anyio
+import anyio.to_thread
 
 from crowdtwist_async._config import is_loopback
+from crowdtwist_async.errors import ConfigurationError
 
 _SUPPRESS = ("suppress_instrumentation", "suppress_http_instrumentation")
 
@@ -34,6 +36,13 @@ def proxy_for(origin: str) -> str | None:
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
+def unusable_proxy() -> ConfigurationError:
+    """The error of a proxy of another kind, or with a name or a port that is none."""
+    return ConfigurationError(
+        "the proxy that the environment names can't be used: http:// and https:// ones can"
+    )
+
+
 def tls_context() -> ssl.SSLContext:
     """
     What TLS trusts: `SSL_CERT_FILE` and `SSL_CERT_DIR`, or what httpx does by default.
@@ -44,7 +53,30 @@ def tls_context() -> ssl.SSLContext:
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file or folder:
         return ssl.create_default_context(cafile=file or None, capath=folder or None)
+    import httpx
+
     return httpx.create_ssl_context(trust_env=False)
+
+
+class Trust:
+    """One context for all connections; reading the certificates takes some 20 ms, so a thread does it."""
+
+    def __init__(self) -> None:
+        self._context: ssl.SSLContext | None = None
+        self._lock = anyio.Lock()
+
+    async def of(self, origin: str) -> ssl.SSLContext | ConfigurationError | None:
+        """What TLS to an origin trusts, or why there is none; `None` for plain http."""
+        if not origin.startswith("https:"):
+            return None
+        try:
+            async with self._lock:
+                self._context = self._context or await anyio.to_thread.run_sync(tls_context)
+                return self._context
+        except OSError:
+            return ConfigurationError(
+                "the certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read"
+            )
 
 
 @contextmanager

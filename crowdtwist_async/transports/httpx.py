@@ -15,20 +15,18 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import httpx
 
 from crowdtwist_async.errors import (
     ConfigurationError,
     ConnectionFailedError,
     CrowdTwistError,
-    ResponseTooLargeError,
     TransportError,
 )
 from crowdtwist_async.transports import Reply, Request, timeout_error
-from crowdtwist_async.transports._body import MAX_BODY_BYTES, BodyReader
-from crowdtwist_async.transports._environment import no_wire_spans, proxy_for, tls_context
-from crowdtwist_async.transports._faults import connection_error
+from crowdtwist_async.transports._body import MAX_BODY_BYTES, BodyReader, with_status
+from crowdtwist_async.transports._environment import Trust, no_wire_spans, proxy_for, unusable_proxy
+from crowdtwist_async.transports._faults import connection_error, proxy_refusal
 
 _KEEPALIVE_SECONDS = 55.0
 """Below the 60 seconds after which most servers and balancers drop an idle connection."""
@@ -107,8 +105,7 @@ class HttpxTransport:
     def __init__(self, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self._max_body_bytes = max_body_bytes
         self._idle: dict[str, list[_Connection]] = {}
-        self._tls: ssl.SSLContext | None = None
-        self._tls_lock = anyio.Lock()
+        self._trust = Trust()
         self._closed = False
 
     async def send(self, request: Request, /) -> Reply | CrowdTwistError:
@@ -153,28 +150,18 @@ class HttpxTransport:
         return failure, False
 
     async def _new_connection(self, origin: str) -> _Connection | ConfigurationError:
+        tls = await self._trust.of(origin)
+        if isinstance(tls, ConfigurationError):
+            return tls
         try:
-            tls = await self._tls_context() if origin.startswith("https:") else _no_trust()
-        except OSError:
-            return ConfigurationError(
-                "the certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read"
-            )
-        try:
+            proxy = _proxy(proxy_for(origin), tls)
             return _Connection(
                 httpx.AsyncHTTPTransport(
-                    verify=tls, trust_env=False, limits=_LIMITS, proxy=_proxy(proxy_for(origin), tls)
+                    verify=tls or _no_trust(), trust_env=False, limits=_LIMITS, proxy=proxy
                 )
             )
         except Exception:  # noqa: BLE001 - httpx and urllib refuse a proxy in many ways, and may print it
-            problem = "the proxy that the environment names can't be used: http:// and https:// ones can"
-        return ConfigurationError(problem)
-
-    async def _tls_context(self) -> ssl.SSLContext:
-        """One for all connections; reading the certificates takes some 20 ms, so a thread does it."""
-        async with self._tls_lock:
-            if self._tls is None:
-                self._tls = await anyio.to_thread.run_sync(tls_context)
-            return self._tls
+            return unusable_proxy()
 
 
 class InjectedClientTransport:
@@ -250,11 +237,11 @@ async def _read(
         problem = reader.feed(chunk)
         if problem is not None:
             await _stop_reading(chunks, close)
-            return _with_status(status, headers, problem), False
+            return with_status(status, headers, problem), False
     body = reader.end()
     await response.aclose()
     if isinstance(body, CrowdTwistError):
-        return _with_status(status, headers, body), False
+        return with_status(status, headers, body), False
     return Reply(status, headers, body), True
 
 
@@ -269,15 +256,6 @@ async def _stop_reading(chunks: AsyncIterator[bytes], close: Callable[[], Awaita
         await close()
         async for _ in chunks:
             pass
-
-
-def _with_status(
-    status: int, headers: Mapping[str, str], problem: CrowdTwistError
-) -> Reply | CrowdTwistError:
-    """An unreadable body matters where it holds data; an error's status says enough without it."""
-    if status >= 400 and not isinstance(problem, ResponseTooLargeError):
-        return Reply(status, headers, b"")
-    return problem
 
 
 def _refused_by_hook(error: Exception) -> Reply | None:
@@ -296,9 +274,7 @@ def _failure(error: Exception, request: Request) -> CrowdTwistError:
             request.phase = "connect"
         return timeout_error(request)
     if "ProxyError" in kinds:
-        refusal = ConnectionFailedError("the proxy refused: check HTTPS_PROXY and its credentials")
-        refusal.retryable = str(error).startswith("5")
-        return refusal
+        return proxy_refusal(retryable=str(error).startswith("5"))
     # By name, as an injected client may be of another library that works alike.
     if kinds & {"TransportError", "OSError", "StreamError"}:
         return connection_error(error)
@@ -307,7 +283,7 @@ def _failure(error: Exception, request: Request) -> CrowdTwistError:
     )
 
 
-def _proxy(url: str | None, tls: ssl.SSLContext) -> httpx.Proxy | None:
+def _proxy(url: str | None, tls: ssl.SSLContext | None) -> httpx.Proxy | None:
     if url is None:
         return None
     return httpx.Proxy(url, ssl_context=tls if url.lower().startswith("https:") else None)
