@@ -50,8 +50,8 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Run the tests with the lowest versions that `pyproject.toml` allows."""
     session.install("-q", "-U", "pip")
-    extras = PYPROJECT["project"]["optional-dependencies"]["cli"]
-    wanted = [*PYPROJECT["project"]["dependencies"], *extras]
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = [*PYPROJECT["project"]["dependencies"], *extras["cli"], *extras["aiohttp"]]
     found = [re.match(r"([\w-]+)>=([\d.]+)", line) for line in wanted]
     pins = [f"{match[1]}=={match[2]}" for match in found if match]
     with tempfile.TemporaryDirectory() as folder:
