@@ -19,6 +19,7 @@ CORE = (
     "_cursor",
     "_page_walk",
     "_pager",
+    "_progress",
     "_protocol",
     "_replies",
     "_retry",

@@ -65,7 +65,12 @@ class Permits:
 
     def host_pause(self, origin: str) -> float:
         """Seconds that calls to a host still have to wait; 0 or less: none."""
-        return self._host_paused_until.get(origin, -math.inf) - self._clock()
+        until = self._host_paused_until.get(origin)
+        return -math.inf if until is None else until - self._clock()
+
+    def has_pause(self, origin: str) -> bool:
+        """Whether a host has asked for a pause that nobody has sat out yet."""
+        return origin in self._host_paused_until
 
     async def sit_out(self, origin: str, left: Callable[[], float] = lambda: math.inf) -> bool:
         """
