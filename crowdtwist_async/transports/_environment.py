@@ -8,7 +8,8 @@ import os
 import ssl
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -19,6 +20,7 @@ from crowdtwist_async._config import is_loopback
 from crowdtwist_async.errors import ConfigurationError
 
 _SUPPRESS = ("suppress_instrumentation", "suppress_http_instrumentation")
+_UNCHANGED = nullcontext()
 
 
 def proxy_for(origin: str) -> str | None:
@@ -79,13 +81,14 @@ class Trust:
             )
 
 
-@contextmanager
-def no_wire_spans() -> Iterator[None]:
+def no_wire_spans() -> AbstractContextManager[None]:
     """Keep OpenTelemetry's HTTP instrumentations silent: their spans hold the URL, and so the key."""
     otel = sys.modules.get("opentelemetry.context")
-    if otel is None:
-        yield
-        return
+    return _UNCHANGED if otel is None else _silenced(otel)
+
+
+@contextmanager
+def _silenced(otel: Any) -> Iterator[None]:
     context = otel.get_current()
     for name in _SUPPRESS:
         context = otel.set_value(name, True, context)  # noqa: FBT003 - its signature

@@ -171,7 +171,7 @@ class _Attempt:
 
     def _leave(self) -> None:
         """Give up the connection, if it is not back in the pool, where it may be another's already."""
-        if self._response is not None:
+        if self._response is not None and not self._response.closed:
             self._response.close()
         if self.wire is not None and self.wire.is_closing():
             # Closing waits for the other side to end TLS, which may never come.
@@ -220,8 +220,9 @@ async def _read(response: aiohttp.ClientResponse, max_body_bytes: int) -> Reply 
     if 300 <= status < 400:
         return Reply(status, headers, b"")
     reader = BodyReader(headers.get("content-encoding"), max_body_bytes)
-    while chunk := await response.content.readany():
-        problem = reader.feed(chunk)
+    content = response.content
+    while not content.at_eof():
+        problem = reader.feed(await content.readany())
         if problem is not None:
             return with_status(status, headers, problem)
     body = reader.end()
