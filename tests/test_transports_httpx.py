@@ -200,6 +200,6 @@ async def test_what_a_burst_leaves_idle_is_closed(monkeypatch: pytest.MonkeyPatc
                     tasks.start_soon(client.points_awaiting_fulfillment, "7")
             [idle] = transport._idle.values()
             before = len(idle)
-            monkeypatch.setattr("crowdtwist_async.transports.httpx._KEEPALIVE_SECONDS", -1.0)
+            monkeypatch.setattr("crowdtwist_async.transports.httpx.KEEPALIVE_SECONDS", -1.0)
             await client.points_awaiting_fulfillment("7")
             assert (True, 1) == (before > 1, len(idle))
