@@ -4,6 +4,8 @@ The transports, for tests that all of them must pass: the same client, carried b
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -29,8 +31,11 @@ async def _httpx(**options: Any) -> AsyncIterator[Transport]:
 
 @asynccontextmanager
 async def _injected(**options: Any) -> AsyncIterator[Transport]:
+    file = os.environ.get("SSL_CERT_FILE")
+    # Reading the usual authorities blocks the event loop for longer than some faults last.
+    tls = ssl.create_default_context(cafile=file) if file else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # What the user's client does by itself must not matter.
-    async with httpx.AsyncClient(follow_redirects=True, auth=("someone", "sesame")) as client:
+    async with httpx.AsyncClient(verify=tls, follow_redirects=True, auth=("someone", "sesame")) as client:
         yield InjectedClientTransport(client, **options)
 
 

@@ -219,7 +219,7 @@ async def test_slow_faults_are_tried_again_within_the_deadline(carrier: Carrier)
         assert (error.attempts or 0) > 1
         return str(last.phase)
 
-    ended = await fail_in_all(carrier, SLOW, last_phase, timeout=0.08, deadline=0.4)
+    ended = await fail_in_all(carrier, SLOW, last_phase, timeout=0.3, deadline=1.0)
     assert {fault: (phase, True) for fault, (_, phase) in SLOW.items()} == {
         fault: (each.said, each.in_time) for fault, each in ended.items()
     }

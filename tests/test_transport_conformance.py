@@ -296,7 +296,7 @@ async def test_timeout_covers_the_whole_attempt(carrier: Carrier) -> None:
     phases: dict[str, str | None] = {}
 
     async def meet(fault: str) -> None:
-        error = await failure(carrier, SLOW[fault][0], timeout=1)
+        error = await failure(carrier, SLOW[fault][0], timeout=2)
         assert isinstance(error, RequestTimeoutError)
         phases[fault] = error.phase
 
