@@ -175,6 +175,8 @@ class Sender:
     async def _take_permit(self, progress: Progress[T]) -> CrowdTwistError | None:
         """Wait for a permit; the error, if there is none in time."""
         started = self._clock()
+        if progress.left(started) > 0 and self._permits.take_at_once():
+            return None
         with anyio.move_on_after(progress.left(started)) as waiting:
             try:
                 await self._permits.take()
