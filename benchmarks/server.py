@@ -56,6 +56,8 @@ _REWARD = {
 _AT_ONCE = re.compile(rb"/users/(\d+)-at-once/")
 _PAGE = re.compile(rb"[?&]page=(\d+)")
 _PATIENCE = 2.0
+_BACKLOG = 1_024
+"""Connections that wait to be accepted: a burst beyond it would wait for seconds."""
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
@@ -134,7 +136,9 @@ async def _serve(pages: int, seconds: float, certificate: str | None = None) -> 
     if certificate is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate)
-    server = await asyncio.get_running_loop().create_server(_Connection, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.get_running_loop().create_server(
+        _Connection, "127.0.0.1", 0, ssl=tls, backlog=_BACKLOG
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
