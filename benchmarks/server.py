@@ -140,7 +140,11 @@ async def _serve(pages: int, seconds: float, certificate: str | None = None) -> 
         _Connection, "127.0.0.1", 0, ssl=tls, backlog=_BACKLOG
     )
     print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    # Whoever started it holds the other end, and may be killed.
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin, over.set)
+    await over.wait()
+    server.close()
 
 
 @contextmanager
@@ -148,15 +152,11 @@ def running(pages: int = 1, seconds: float = 0.0, *, certificate: Path | None = 
     """Run a server with so many pages, each sent after so many seconds; yield its URL."""
     command = [sys.executable, "-m", "benchmarks.server", str(pages), str(seconds)]
     command += [str(certificate)] if certificate else []
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        scheme = "https" if certificate else "http"
+    scheme = "https" if certificate else "http"
+    # It ends when its input does.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
         yield f"{scheme}://127.0.0.1:{int(process.stdout.readline())}"
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
 
 
 if __name__ == "__main__":
