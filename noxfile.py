@@ -19,10 +19,12 @@ CORE = (
     "_cursor",
     "_page_walk",
     "_pager",
+    "_progress",
     "_protocol",
     "_replies",
     "_retry",
     "_send",
+    "_slots",
     "_walk",
 )
 
@@ -102,8 +104,9 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure; `nox -s bench -- --quick` for a smoke run."""
-    _install(session)
+    """Measure this client against its peers; `nox -s bench -- --quick` for a smoke run of the core alone."""
+    peers = () if "--quick" in session.posargs else ("bench",)
+    _install(session, *peers)
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 

@@ -1,89 +1,115 @@
 """
-`python -m benchmarks [--quick]`: CPU per page of 10 rewards, this client against the naive httpx call.
+`python -m benchmarks [--quick] [--only NAME ...] [--out FOLDER]`: this client against what people would use.
 
-The contenders take turns in every round of the same run; the figures are medians over the rounds. They
-are reported and never fail anything.
+The contenders take turns in every round of the same run; the figures are medians over the rounds, and
+ratios of medians with their bootstrap intervals. Nothing fails. Writes `performance.json`, and
+`performance.svg` when there is something to draw. A full run takes about 15 minutes.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-import platform
-import statistics
-import sys
-import time
-from collections.abc import Awaitable, Callable
-from importlib.metadata import version
+import argparse
+import gc
+import json
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
-import httpx
+from benchmarks.chart import chart
+from benchmarks.contenders import (
+    CONTENDERS,
+    NAIVE,
+    NAIVE_UNLIMITED,
+    OPENAI,
+    found,
+    left_out,
+)
+from benchmarks.cpu import measure_cpu
+from benchmarks.decode import measure_decode
+from benchmarks.fan_out import measure_fan_out
+from benchmarks.figures import Figures
+from benchmarks.imports import measure_imports
+from benchmarks.memory import measure_memory
+from benchmarks.ours import OURS, OURS_AIOHTTP
+from benchmarks.report import as_json, circumstances, headline, table, verdicts
+from benchmarks.targets import judged
+from benchmarks.walks import DLT, measure_walks
 
-from benchmarks.server import running
-from crowdtwist_async import CrowdTwistClient, RateBudget
-
-Page = Callable[[], Awaitable[object]]
-
-_IN_FLIGHT = (1, 16, 64)
-
-
-async def _cpu_per_page(page: Page, in_flight: int, pages: int) -> float:
-    """Microseconds of CPU for one page, with so many requests at once."""
-    share = pages // in_flight
-
-    async def worker() -> None:
-        for _ in range(share):
-            await page()
-
-    started = time.process_time()
-    await asyncio.gather(*(worker() for _ in range(in_flight)))
-    return (time.process_time() - started) / (share * in_flight) * 1e6
+_OUT = Path("benchmarks", "results")
+_LEVELS = (1, 16, 64, 200)
+_FAN_OUT = (OURS, OURS_AIOHTTP, NAIVE, NAIVE_UNLIMITED, OPENAI)
+_DRAWN = ("CPU a page, 64 in flight", "14-page walk, 100 ms a page")
+Measure = Callable[[], list[Figures]]
 
 
-async def _measure(url: str, rounds: int, pages: int) -> dict[int, dict[str, float]]:
-    budget = RateBudget(per_minute=math.inf)
-    limits = httpx.Limits(max_connections=None)
-    async with (
-        CrowdTwistClient(
-            api_key="bench", api_url=url, pos_url=url, budget=budget, max_in_flight=200
-        ) as client,
-        httpx.AsyncClient(limits=limits) as naive,
-    ):
-
-        async def typed() -> object:
-            return await client.user_rewards("1")
-
-        async def untyped() -> object:
-            reply = await naive.get(
-                f"{url}/v2.1/users/1/rewards", params={"api_key": "bench", "id_type": "id"}
-            )
-            return reply.json()
-
-        contenders: dict[str, Page] = {"crowdtwist_async": typed, "httpx + json": untyped}
-        found: dict[int, dict[str, list[float]]] = {
-            in_flight: {name: [] for name in contenders} for in_flight in _IN_FLIGHT
-        }
-        for turn in range(rounds + 1):
-            for in_flight, figures in found.items():
-                for name, page in contenders.items():
-                    figure = await _cpu_per_page(page, in_flight, pages)
-                    if turn:  # the first round warms up
-                        figures[name].append(figure)
+def _full() -> dict[str, Measure]:
     return {
-        in_flight: {name: statistics.median(figures) for name, figures in by_name.items()}
-        for in_flight, by_name in found.items()
+        "decode": lambda: [measure_decode(rounds=15, pages=500)],
+        "cpu": lambda: measure_cpu(_LEVELS, rounds=7, pages=256),
+        "tls": lambda: measure_cpu(_LEVELS, rounds=3, pages=256, tls=True) if found("trustme") else [],
+        "walk": lambda: measure_walks((0.0, 0.02, 0.1), rounds=3),
+        "fan-out": lambda: [measure_fan_out(2_000, rounds=3, latency=0.3, names=_FAN_OUT)],
+        "import": lambda: [measure_imports(rounds=7)],
+        "memory": lambda: [measure_memory(100_000)],
     }
 
 
+def _quick() -> dict[str, Measure]:
+    """Every measure once or twice, to see that it works."""
+    return {
+        "decode": lambda: [measure_decode(rounds=3, pages=50)],
+        "cpu": lambda: measure_cpu((1, 16), rounds=2, pages=48),
+        "tls": lambda: measure_cpu((16,), rounds=1, pages=32, tls=True) if found("trustme") else [],
+        "walk": lambda: measure_walks((0.002,), rounds=1),
+        "fan-out": lambda: [measure_fan_out(100, rounds=1, latency=0.02, names=_FAN_OUT[:4])],
+        "import": lambda: [measure_imports(rounds=1)],
+        "memory": lambda: [measure_memory(500)],
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smoke run of less than 20 seconds")
+    parser.add_argument("--only", nargs="+", choices=list(_full()), help="the measures to take")
+    parser.add_argument("--out", type=Path, default=_OUT, help="the folder for the two files")
+    return parser.parse_args()
+
+
+def _import_everything() -> None:
+    """So that no contender's measurement holds imports, or collects the garbage of another's."""
+    for contender in CONTENDERS:
+        for module in contender.needs if contender.installed else ():
+            import_module(module)
+    gc.collect()
+    gc.freeze()
+
+
+def _write(out: Path, measured: list[Figures], results: dict[str, object]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "performance.json").write_text(json.dumps(results, indent=1) + "\n")
+    drawn = [figures for figures in measured if figures.name in _DRAWN]
+    if drawn:
+        (out / "performance.svg").write_text(chart(drawn))
+    print(f"\nWritten to {out}: performance.json{', performance.svg' if drawn else ''}")
+
+
 def main() -> None:
-    """Run and print."""
-    quick = "--quick" in sys.argv[1:]
-    with running() as url:
-        found = asyncio.run(_measure(url, rounds=2 if quick else 9, pages=128 if quick else 640))
-    print(f"Python {platform.python_version()}, httpx {version('httpx')}, cattrs {version('cattrs')}")
-    print(f"{'in flight':>9}  {'httpx + json':>14}  {'this, typed':>14}  ratio")
-    for in_flight, by_name in found.items():
-        ours, theirs = by_name["crowdtwist_async"], by_name["httpx + json"]
-        print(f"{in_flight:>9}  {theirs:>11,.0f} us  {ours:>11,.0f} us  {ours / theirs:.2f}")
+    """Measure, print and write."""
+    arguments = _arguments()
+    out_of_it = left_out() + [name for name in (DLT,) if not found(name)]
+    out_of_it += [] if found("trustme") else ["TLS (trustme)"]
+    about = circumstances(quick=arguments.quick, left_out=out_of_it)
+    print(headline(about), flush=True)
+    _import_everything()
+    measured: list[Figures] = []
+    for name, measure in (_quick() if arguments.quick else _full()).items():
+        if arguments.only is None or name in arguments.only:
+            for figures in measure():
+                measured.append(figures)
+                print(table(figures), flush=True)
+    targets = judged(measured)
+    print(verdicts(targets))
+    _write(arguments.out, measured, as_json(about, measured, targets))
 
 
 if __name__ == "__main__":

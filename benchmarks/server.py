@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _REWARD = {
     "id": "541043",
@@ -53,14 +56,21 @@ _REWARD = {
 _AT_ONCE = re.compile(rb"/users/(\d+)-at-once/")
 _PAGE = re.compile(rb"[?&]page=(\d+)")
 _PATIENCE = 2.0
+_BACKLOG = 1_024
+"""Connections that wait to be accepted: a burst beyond it would wait for seconds."""
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
-def _reply(number: int, pages: int, total: int) -> bytes:
+def page_body(number: int = 1, pages: int = 1, total: int = 10) -> bytes:
+    """A page of 10 rewards."""
     onward = f"https://example.com/rewards?page={number + 1}" if number < pages else None
     paging = {"total": total, "pages": pages, "next_page": onward, "prev_page": None}
     rewards = [{**_REWARD, "id": str(541_043 + 10 * number + row)} for row in range(10)]
-    body = json.dumps({"paging": paging, "rewards": rewards}).encode()
+    return json.dumps({"paging": paging, "rewards": rewards}).encode()
+
+
+def _reply(number: int, pages: int, total: int) -> bytes:
+    body = page_body(number, pages, total)
     return _HEAD % len(body) + body
 
 
@@ -117,27 +127,37 @@ class _Connection(asyncio.Protocol):
             self._transport.write(reply)
 
 
-async def _serve(pages: int, seconds: float) -> None:
+async def _serve(pages: int, seconds: float, certificate: str | None = None) -> None:
     _Connection.replies = {number: _reply(number, pages, 10 * pages) for number in range(1, pages + 1)}
     _Connection.seconds = seconds
-    server = await asyncio.get_running_loop().create_server(_Connection, "127.0.0.1", 0)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    tls = None
+    if certificate is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
+    server = await asyncio.get_running_loop().create_server(
+        _Connection, "127.0.0.1", 0, ssl=tls, backlog=_BACKLOG
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    # Whoever started it holds the other end, and may be killed.
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin, over.set)
+    await over.wait()
+    server.close()
 
 
 @contextmanager
-def running(pages: int = 1, seconds: float = 0.0) -> Iterator[str]:
+def running(pages: int = 1, seconds: float = 0.0, *, certificate: Path | None = None) -> Iterator[str]:
     """Run a server with so many pages, each sent after so many seconds; yield its URL."""
     command = [sys.executable, "-m", "benchmarks.server", str(pages), str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
+    command += [str(certificate)] if certificate else []
+    scheme = "https" if certificate else "http"
+    # It ends when its input does.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        yield f"{scheme}://127.0.0.1:{int(process.stdout.readline())}"
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:]))

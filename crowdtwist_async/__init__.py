@@ -5,8 +5,8 @@ The async client of the Oracle CrowdTwist loyalty API.
 from crowdtwist_async._budget import Budget, RateBudget
 from crowdtwist_async._fanout import FanOut, Outcome
 from crowdtwist_async._pager import Pager, Prefetched
+from crowdtwist_async._progress import Stats
 from crowdtwist_async._retry import RetryPolicy
-from crowdtwist_async._send import Stats
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import (
     APIStatusError,

@@ -76,6 +76,15 @@ class RateBudget:
         self._next = due + n * self._interval
         return max(due - self._slack - now, 0.0)
 
+    def take_at_once(self) -> bool:
+        """Take a permit if it may be used now; return whether there was one."""
+        now = self._clock()
+        due = max(self._next, now)
+        if due - self._slack > now:
+            return False
+        self._next = due + self._interval
+        return True
+
     async def penalize(self, seconds: float, /) -> None:
         """Let nobody send for so many seconds from now; a longer pause under way stays."""
         # The slack on top lets the permits after the pause come evenly spaced, without a burst.

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from crowdtwist_async._pager import Pager
 from crowdtwist_async._prefetch import tasks_of_block
-from crowdtwist_async._send import METER, Stats
+from crowdtwist_async._progress import METER, Stats
 from crowdtwist_async.errors import (
     AuthenticationError,
     ClientClosedError,

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import anyio
 
-from crowdtwist_async._budget import Budget
+from crowdtwist_async._budget import Budget, RateBudget
 from crowdtwist_async._retry import RATE_LIMIT_LEAST
 from crowdtwist_async.errors import APIStatusError, CrowdTwistError, RateLimitError
 
@@ -30,6 +30,16 @@ class Permits:
         self._gate = anyio.Lock(fast_acquire=True)
         self._paused_until = -math.inf
         self._host_paused_until: dict[str, float] = {}
+
+    def take_at_once(self) -> bool:
+        """
+        Take a permit if nobody waits for one and it may be used now; return whether there was one.
+
+        Never from a budget of another kind: what it does before it answers may take any time.
+        """
+        if type(self._budget) is not RateBudget or self._gate.locked() or self._paused_until > self._clock():
+            return False
+        return self._budget.take_at_once()
 
     async def take(self) -> None:
         """
@@ -65,7 +75,12 @@ class Permits:
 
     def host_pause(self, origin: str) -> float:
         """Seconds that calls to a host still have to wait; 0 or less: none."""
-        return self._host_paused_until.get(origin, -math.inf) - self._clock()
+        until = self._host_paused_until.get(origin)
+        return -math.inf if until is None else until - self._clock()
+
+    def has_pause(self, origin: str) -> bool:
+        """Whether a host has asked for a pause that nobody has sat out yet."""
+        return origin in self._host_paused_until
 
     async def sit_out(self, origin: str, left: Callable[[], float] = lambda: math.inf) -> bool:
         """

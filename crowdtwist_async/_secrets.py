@@ -123,6 +123,7 @@ class LogRedaction(logging.Filter):
         "httpcore.http2",
         "httpcore.proxy",
         "httpcore.socks",
+        "aiohttp.client",
     )
 
     def __init__(self, redact: Redactor) -> None:

@@ -9,16 +9,17 @@ traceback and the context of what was caught inside, whose frames may hold the k
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
-from typing import Any, Generic, NamedTuple, TypeVar
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 
 from crowdtwist_async._budget import Budget
+from crowdtwist_async._clock import loop_clock
 from crowdtwist_async._config import Settings
 from crowdtwist_async._permits import Permits
+from crowdtwist_async._progress import METER, Progress, Stats
 from crowdtwist_async._protocol import Call
 from crowdtwist_async._quota import RetryQuota
 from crowdtwist_async._replies import read_reply
@@ -49,26 +50,6 @@ class Options(NamedTuple):
     retry: RetryPolicy
 
 
-class Stats:
-    """What was sent so far."""
-
-    def __init__(self) -> None:
-        self.requests = 0
-        """Requests, retries included."""
-        self.retries = 0
-        """Requests that were sent again after a failure."""
-        self.permit_seconds = 0.0
-        """Seconds that calls waited for the budget, all together."""
-
-    def __repr__(self) -> str:
-        waited = f"permit_seconds={self.permit_seconds:.1f}"
-        return f"Stats(requests={self.requests}, retries={self.retries}, {waited})"
-
-
-METER: ContextVar[tuple[Stats, ...]] = ContextVar("METER", default=())
-"""Where the current task and those that it starts are counted, beside the client's own count."""
-
-
 class Sender:
     """Sends calls over one transport and one budget, `max_in_flight` at a time."""
 
@@ -80,7 +61,7 @@ class Sender:
         max_in_flight: int,
         *,
         stats: Stats | None = None,
-        clock: Callable[[], float] = anyio.current_time,
+        clock: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.stats = stats or Stats()
@@ -88,10 +69,10 @@ class Sender:
         """Set when the client closes: calls that still wait end with it."""
         self._settings = settings
         self._transport = transport
-        self._clock = clock
+        self._clock = clock or loop_clock()
         self._sleep = sleep
         self._slots = anyio.Semaphore(max_in_flight, fast_acquire=True)
-        self._permits = Permits(budget, clock, sleep)
+        self._permits = Permits(budget, self._clock, sleep)
         self._quota = RetryQuota()
 
     async def send(self, call: Call[T], options: Options) -> T:
@@ -101,7 +82,7 @@ class Sender:
         Raises:
             CrowdTwistError: The last attempt's error, or `DeadlineExceededError`.
         """
-        progress = _Progress(call, self._clock(), options.deadline, _counted_in(self.stats))
+        progress = Progress(call, self._clock(), options.deadline, _counted_in(self.stats))
         try:
             outcome = await self._until_done(call, options, progress)
         except BaseException as error:
@@ -113,7 +94,7 @@ class Sender:
         return outcome
 
     async def _until_done(
-        self, call: Call[T], options: Options, progress: _Progress[T]
+        self, call: Call[T], options: Options, progress: Progress[T]
     ) -> T | CrowdTwistError:
         redact = Redactor(self._settings.key, (call.user_id,))
         while True:
@@ -135,7 +116,7 @@ class Sender:
             if delay > 0:
                 await self._sleep(delay)
 
-    def _delay(self, error: CrowdTwistError, options: Options, progress: _Progress[T]) -> float | None:
+    def _delay(self, error: CrowdTwistError, options: Options, progress: Progress[T]) -> float | None:
         """The pause before the next attempt, or `None`: no next attempt."""
         if isinstance(error, ConnectionFailedError) and error.stale and not progress.uncounted:
             # The server had closed the kept-alive connection: that was no attempt.
@@ -151,17 +132,13 @@ class Sender:
         return delay
 
     async def _with_slot(
-        self, call: Call[T], options: Options, progress: _Progress[T], redact: Redactor
+        self, call: Call[T], options: Options, progress: Progress[T], redact: Redactor
     ) -> T | CrowdTwistError:
         """Take a slot, then a permit, then send at once; a pause of the host is sat out without them."""
         while True:
-            refusal = await self._sit_out(call, progress)
+            refusal = await self._sit_out(call, progress) or await self._take_slot(progress)
             if refusal is not None:
                 return refusal
-            with anyio.move_on_after(progress.left(self._clock())) as waiting:
-                await self._slots.acquire()
-            if waiting.cancelled_caught:
-                return progress.deadline_passed(f"waiting for one of the max_in_flight slots: {_ADVICE}")
             try:
                 if self._permits.host_pause(call.base.origin) > 0:
                     continue
@@ -174,16 +151,32 @@ class Sender:
             finally:
                 self._slots.release()
 
-    async def _sit_out(self, call: Call[T], progress: _Progress[T]) -> CrowdTwistError | None:
+    async def _sit_out(self, call: Call[T], progress: Progress[T]) -> CrowdTwistError | None:
         """Wait for the end of a pause that the host asked for; the error, if that is too late."""
+        if not self._permits.has_pause(call.base.origin):
+            return None
         with anyio.move_on_after(progress.left(self._clock())):
             if not await self._permits.sit_out(call.base.origin, lambda: progress.left(self._clock())):
                 return progress.deadline_passed("before the end of a pause that the host asked for")
         return None
 
-    async def _take_permit(self, progress: _Progress[T]) -> CrowdTwistError | None:
+    async def _take_slot(self, progress: Progress[T]) -> CrowdTwistError | None:
+        """Wait for a slot; the error, if there is none in time."""
+        # A free slot needs no timer: nobody stands in line while there is one.
+        with suppress(anyio.WouldBlock):
+            self._slots.acquire_nowait()
+            return None
+        with anyio.move_on_after(progress.left(self._clock())) as waiting:
+            await self._slots.acquire()
+        if waiting.cancelled_caught:
+            return progress.deadline_passed(f"waiting for one of the max_in_flight slots: {_ADVICE}")
+        return None
+
+    async def _take_permit(self, progress: Progress[T]) -> CrowdTwistError | None:
         """Wait for a permit; the error, if there is none in time."""
         started = self._clock()
+        if progress.left(started) > 0 and self._permits.take_at_once():
+            return None
         with anyio.move_on_after(progress.left(started)) as waiting:
             try:
                 await self._permits.take()
@@ -197,7 +190,7 @@ class Sender:
         return None
 
     async def _attempt(
-        self, call: Call[T], options: Options, progress: _Progress[T], redact: Redactor
+        self, call: Call[T], options: Options, progress: Progress[T], redact: Redactor
     ) -> T | CrowdTwistError:
         if self.closed:
             return ClientClosedError("the client was closed while this call waited")
@@ -231,49 +224,11 @@ class Sender:
         return None
 
 
-class _Progress(Generic[T]):
-    """How far one call is; it holds no key, as it stays in the frame that raises."""
-
-    def __init__(
-        self, call: Call[T], started: float, deadline: float | None, stats: tuple[Stats, ...]
-    ) -> None:
-        self.call = call
-        self.stats = stats
-        """Where its requests are counted."""
-        self.started = started
-        self.deadline = deadline
-        self.attempts = 0
-        self.uncounted = 0
-        """Attempts on a connection that the server had closed already."""
-        self.retry_cost = 0
-        """What the quota took for the latest retry."""
-        self.last_error: CrowdTwistError | None = None
-
-    def left(self, now: float) -> float:
-        """Seconds until the deadline."""
-        return math.inf if self.deadline is None else self.started + self.deadline - now
-
-    def deadline_passed(self, doing: str) -> DeadlineExceededError:
-        """The error for a deadline that passed while doing something."""
-        error = DeadlineExceededError(f"the deadline of {self.deadline} s passed {doing}")
-        error.last_error = self.last_error
-        return error
-
-    def completed(self, error: CrowdTwistError, now: float) -> CrowdTwistError:
-        """The error with where, how often and how long."""
-        error.endpoint = self.call.endpoint.name
-        error.host = self.call.base.host
-        error.attempts = self.attempts
-        error.elapsed = now - self.started
-        error.__traceback__ = error.__context__ = error.__cause__ = None
-        return error
-
-
 def _counted_in(stats: Stats) -> tuple[Stats, ...]:
     return (stats, *METER.get())
 
 
-def _log_retry(call: Call[Any], error: CrowdTwistError, progress: _Progress[Any], delay: float) -> None:
+def _log_retry(call: Call[Any], error: CrowdTwistError, progress: Progress[Any], delay: float) -> None:
     logger.warning(
         "%s: attempt %d failed with %s, next in %.2f s",
         call.endpoint.name,
@@ -283,7 +238,7 @@ def _log_retry(call: Call[Any], error: CrowdTwistError, progress: _Progress[Any]
     )
 
 
-def _log_attempt(request: Request, reply: Any, progress: _Progress[Any], seconds: float) -> None:
+def _log_attempt(request: Request, reply: Any, progress: Progress[Any], seconds: float) -> None:
     ended = reply.status if isinstance(reply, Reply) else type(reply).__name__
     logger.debug(
         "%s: attempt %d at %s: %s in %.3f s",

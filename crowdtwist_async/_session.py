@@ -12,8 +12,9 @@ import anyio.lowlevel
 
 from crowdtwist_async._budget import Budget
 from crowdtwist_async._config import Settings
+from crowdtwist_async._progress import Stats
 from crowdtwist_async._secrets import LogRedaction, Redactor
-from crowdtwist_async._send import Sender, Stats
+from crowdtwist_async._send import Sender
 from crowdtwist_async.errors import ClientClosedError
 from crowdtwist_async.transports import Transport
 

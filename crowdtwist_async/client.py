@@ -19,10 +19,11 @@ from crowdtwist_async._cursor import Position, read_cursor
 from crowdtwist_async._fanout import FanOut, fanning_out
 from crowdtwist_async._page_walk import Route, fingerprint
 from crowdtwist_async._pager import Pager
+from crowdtwist_async._progress import Stats
 from crowdtwist_async._protocol import Call, points_call, purchases_call, rewards_call
 from crowdtwist_async._retry import RetryPolicy
 from crowdtwist_async._secrets import Secret
-from crowdtwist_async._send import Options, Stats
+from crowdtwist_async._send import Options
 from crowdtwist_async._session import Session
 from crowdtwist_async.errors import ClientClosedError, ConfigurationError, InvalidArgumentError
 from crowdtwist_async.models import Page, PointsAwaitingFulfillment, Purchase, Reward

@@ -248,3 +248,21 @@ def test_without_a_ceiling_no_pattern_ever_waits(gaps: list[float]) -> None:
     clock = Clock(now=0.0)
     moments = sent_at(clock, RateBudget(per_minute=math.inf, clock=clock), gaps, {})
     assert sum(gaps) == (moments[-1] if moments else 0.0)
+
+
+@settings(deadline=None)
+@given(RATES, st.integers(1, 12), st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=40))
+def test_taking_at_once_is_reserving_without_a_wait(
+    per_minute: float, burst: int, steps: list[tuple[float, bool]]
+) -> None:
+    """A permit is there at once exactly when `reserve` would not make anybody wait, and it is the same one."""
+    clock = Clock(now=0.0)
+    either, reserved = (RateBudget(per_minute, burst, clock=clock) for _ in range(2))
+    for gap, at_once in steps:
+        clock.now += gap
+        if at_once and either.take_at_once():
+            assert [0.0] == waits(reserved, 1)
+        else:
+            [seconds] = waits(either, 1)
+            assert [seconds] == waits(reserved, 1)
+            assert not at_once or seconds > 0

@@ -5,15 +5,11 @@ Callers that give up, on real sockets: nothing stays taken, and the next calls s
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
-import os
 import random
 import socket
 import ssl
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +17,12 @@ import anyio
 import pytest
 import trustme
 from anyio.lowlevel import checkpoint
-from conftest import KEY
-from wire import POINTS, Exchange, WireServer, hang, reply
+from carriers import Carrier, open_client, over_our_own, over_our_own_on_asyncio
+from wire import POINTS, Exchange, WireServer, hang, nothing_left, reply
 
 from crowdtwist_async import CrowdTwistClient, PointsAwaitingFulfillment, RateBudget, RetryPolicy
+
+pytestmark = pytest.mark.anyio
 
 USERS = range(16)
 
@@ -35,38 +33,20 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("CRITICAL", "httpcore")
 
 
-def open_sockets() -> int:
-    """The sockets that this process has open."""
-    count = 0
-    for descriptor in range(1024):
-        with suppress(OSError):
-            count += stat.S_ISSOCK(os.fstat(descriptor).st_mode)
-    return count
-
-
-@contextmanager
-def nothing_left() -> Iterator[None]:
-    """Check that as many sockets are open afterwards as before."""
-    before = open_sockets()
-    yield
-    gc.collect()
-    assert before == open_sockets()
-
-
-def make_client(server: WireServer, **options: Any) -> CrowdTwistClient:
+def open_unpaced(
+    carrier: Carrier, server: WireServer, **options: Any
+) -> AbstractAsyncContextManager[CrowdTwistClient]:
     """An unpaced client of a raw server."""
-    settings: dict[str, Any] = {"budget": RateBudget(math.inf), "deadline": 5.0}
-    return CrowdTwistClient(
-        **{"api_key": KEY, "api_url": server.url, "pos_url": server.url, **settings, **options}
-    )
+    settings: dict[str, Any] = {"budget": RateBudget(math.inf), "deadline": 5.0, "retry": RetryPolicy()}
+    return open_client(carrier, server.url, **settings | options)
 
 
 def slowly(exchange: Exchange) -> None:
     """Answer in two parts, each after a moment."""
     exchange.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    exchange.stopping.wait(0.001)
+    exchange.stopping.wait(0.005)
     exchange.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(POINTS)}\r\n\r\n".encode())
-    exchange.stopping.wait(0.001)
+    exchange.stopping.wait(0.005)
     exchange.send(POINTS)
 
 
@@ -118,37 +98,41 @@ async def cancel_at_random(client: CrowdTwistClient, in_flight: int, cancels: in
     return finished
 
 
-@pytest.mark.anyio
+@over_our_own
 @pytest.mark.parametrize(("in_flight", "slots"), [(16, 8), (64, 64)], ids=["16 on 8 slots", "64 on 64"])
-async def test_cancelling_at_random_leaves_nothing_taken(in_flight: int, slots: int) -> None:
+async def test_cancelling_at_random_leaves_nothing_taken(
+    carrier: Carrier, in_flight: int, slots: int
+) -> None:
     """After 300 cancels at random moments all slots are free, and no task or socket is left."""
     tasks = len(anyio.get_running_tasks())
     with nothing_left():
         with WireServer(slowly) as server:
-            async with make_client(server, max_in_flight=slots) as client:
-                finished = await cancel_at_random(client, in_flight, 300, 0.01)
+            async with open_unpaced(carrier, server, max_in_flight=slots) as client:
+                finished = await cancel_at_random(client, in_flight, 300, 0.015)
                 await check_free(client, slots)
                 assert tasks == len(anyio.get_running_tasks())
     assert finished > 0
 
 
-@pytest.mark.anyio
-async def test_cancelling_at_random_over_tls_leaves_nothing_taken(tls: ssl.SSLContext) -> None:
+@over_our_own
+async def test_cancelling_at_random_over_tls_leaves_nothing_taken(
+    carrier: Carrier, tls: ssl.SSLContext
+) -> None:
     """Cancels hit handshakes too, and those leave no socket either."""
     with nothing_left():
         with WireServer(slowly, tls=tls) as server:
-            async with make_client(server, max_in_flight=16) as client:
+            async with open_unpaced(carrier, server, max_in_flight=16) as client:
                 await client.points_awaiting_fulfillment("7")
                 await cancel_at_random(client, 16, 100, 0.02)
                 await check_free(client, 16)
 
 
-@pytest.mark.anyio
-async def test_cancelling_all_that_waits_for_permits_leaves_the_budget_alone() -> None:
+@over_our_own
+async def test_cancelling_all_that_waits_for_permits_leaves_the_budget_alone(carrier: Carrier) -> None:
     """A line of sixty callers that give up costs the next caller one permit."""
     with WireServer() as server:
         budget = RateBudget(per_minute=6000, burst=1)
-        async with make_client(server, budget=budget) as client:
+        async with open_unpaced(carrier, server, budget=budget) as client:
             with anyio.move_on_after(0.005):
                 async with anyio.create_task_group() as tasks:
                     for _ in range(60):
@@ -157,8 +141,8 @@ async def test_cancelling_all_that_waits_for_permits_leaves_the_budget_alone() -
     assert waited <= 0.03
 
 
-@pytest.mark.anyio
-async def test_cancelling_a_call_between_attempts_leaves_nothing_taken() -> None:
+@over_our_own
+async def test_cancelling_a_call_between_attempts_leaves_nothing_taken(carrier: Carrier) -> None:
     """A call that pauses before its next attempt holds nothing, and leaves at once."""
 
     def fail_for_user_1(exchange: Exchange) -> None:
@@ -168,20 +152,20 @@ async def test_cancelling_a_call_between_attempts_leaves_nothing_taken() -> None
     with nothing_left():
         with WireServer(fail_for_user_1) as server:
             patient = RetryPolicy(initial=1000, max_delay=1000)
-            async with make_client(server, max_in_flight=1, retry=patient, deadline=None) as client:
+            async with open_unpaced(carrier, server, max_in_flight=1, retry=patient, deadline=None) as client:
                 with anyio.move_on_after(0.05) as scope:
                     await client.points_awaiting_fulfillment("1")
                 assert (True, 1) == (scope.cancelled_caught, len(server.heads))
                 await check_free(client, 1)
 
 
-@pytest.mark.anyio
+@over_our_own
 @pytest.mark.parametrize("kept", [True, False], ids=["kept connection", "new connection"])
-async def test_cancelling_at_every_await_leaves_nothing_taken(kept: bool) -> None:
+async def test_cancelling_at_every_await_leaves_nothing_taken(carrier: Carrier, kept: bool) -> None:
     """However many steps of the event loop a call was given, it can be cancelled without a trace."""
     with nothing_left():
         with WireServer() as server:
-            async with make_client(server, max_in_flight=1) as client:
+            async with open_unpaced(carrier, server, max_in_flight=1) as client:
                 for steps in range(30):
                     if kept:
                         await client.points_awaiting_fulfillment("7")
@@ -193,24 +177,24 @@ async def test_cancelling_at_every_await_leaves_nothing_taken(kept: bool) -> Non
                 await check_free(client, 1)
 
 
-@pytest.mark.anyio
-async def test_move_on_after_ends_a_call() -> None:
+@over_our_own
+async def test_move_on_after_ends_a_call(carrier: Carrier) -> None:
     """The scope is told, and the client goes on."""
     with nothing_left():
         with WireServer(hang(), reply()) as server:
-            async with make_client(server) as client:
+            async with open_unpaced(carrier, server) as client:
                 with anyio.move_on_after(0.03) as scope:
                     await client.points_awaiting_fulfillment("7")
                 assert scope.cancelled_caught
                 assert 7 == (await client.points_awaiting_fulfillment("7")).user_id
 
 
-@pytest.mark.anyio
-async def test_a_scope_around_many_calls_ends_all() -> None:
+@over_our_own
+async def test_a_scope_around_many_calls_ends_all(carrier: Carrier) -> None:
     """A caller's own deadline over a whole group is kept."""
     with nothing_left():
         with WireServer(hang()) as server:
-            async with make_client(server, max_in_flight=4) as client:
+            async with open_unpaced(carrier, server, max_in_flight=4) as client:
                 with anyio.move_on_after(0.03) as scope:
                     async with anyio.create_task_group() as tasks:
                         for _ in range(20):
@@ -219,23 +203,23 @@ async def test_a_scope_around_many_calls_ends_all() -> None:
                 assert 4 == client._session.sender._slots.value
 
 
-@pytest.mark.asyncio
-async def test_asyncio_timeout_ends_a_call() -> None:
+@over_our_own_on_asyncio
+async def test_asyncio_timeout_ends_a_call(carrier: Carrier) -> None:
     """`asyncio.timeout` raises its own `TimeoutError`, not one of ours."""
     with nothing_left():
         with WireServer(hang(), reply()) as server:
-            async with make_client(server) as client:
+            async with open_unpaced(carrier, server) as client:
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.03):
                         await client.points_awaiting_fulfillment("7")
                 assert 7 == (await client.points_awaiting_fulfillment("7")).user_id
 
 
-@pytest.mark.asyncio
-async def test_wait_for_ends_a_call() -> None:
+@over_our_own_on_asyncio
+async def test_wait_for_ends_a_call(carrier: Carrier) -> None:
     """`asyncio.wait_for` does too."""
     with WireServer(hang(), reply()) as server:
-        async with make_client(server) as client:
+        async with open_unpaced(carrier, server) as client:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(client.points_awaiting_fulfillment("7"), 0.03)
             assert 7 == (await client.points_awaiting_fulfillment("7")).user_id
@@ -256,24 +240,24 @@ async def call_in_a_group(client: CrowdTwistClient) -> None:
             tasks.create_task(client.points_awaiting_fulfillment(str(user)))
 
 
-@pytest.mark.asyncio
-async def test_a_task_group_cancels_the_siblings_of_a_failed_call() -> None:
+@over_our_own_on_asyncio
+async def test_a_task_group_cancels_the_siblings_of_a_failed_call(carrier: Carrier) -> None:
     """The error comes in the group's `ExceptionGroup`, alone, and the calls beside it leave nothing."""
     with nothing_left():
         with WireServer(answer_by_user) as server:
-            async with make_client(server, max_in_flight=4) as client:
+            async with open_unpaced(carrier, server, max_in_flight=4) as client:
                 with pytest.raises(ExceptionGroup) as caught:
                     await call_in_a_group(client)
                 await check_free(client, 4)
     assert ["BadRequestError"] == [type(error).__name__ for error in caught.value.exceptions]
 
 
-@pytest.mark.asyncio
-async def test_gather_keeps_the_order_and_the_errors() -> None:
+@over_our_own_on_asyncio
+async def test_gather_keeps_the_order_and_the_errors(carrier: Carrier) -> None:
     """With `return_exceptions` each call's place has its result, its error, or its cancellation."""
     with nothing_left():
         with WireServer(answer_by_user) as server:
-            async with make_client(server, max_in_flight=4) as client:
+            async with open_unpaced(carrier, server, max_in_flight=4) as client:
                 calls = [asyncio.create_task(client.points_awaiting_fulfillment(str(user))) for user in USERS]
                 asyncio.get_running_loop().call_later(0.04, calls[0].cancel)
                 ended = await asyncio.gather(*calls, return_exceptions=True)
@@ -282,12 +266,12 @@ async def test_gather_keeps_the_order_and_the_errors() -> None:
     assert ["CancelledError", "BadRequestError", *["PointsAwaitingFulfillment"] * 14] == names
 
 
-@pytest.mark.asyncio
-async def test_gather_that_is_cancelled_cancels_its_calls() -> None:
+@over_our_own_on_asyncio
+async def test_gather_that_is_cancelled_cancels_its_calls(carrier: Carrier) -> None:
     """All of them end, those that wait for a slot too."""
     with nothing_left():
         with WireServer(hang()) as server:
-            async with make_client(server, max_in_flight=4) as client:
+            async with open_unpaced(carrier, server, max_in_flight=4) as client:
                 gathered = asyncio.gather(*[client.points_awaiting_fulfillment("7") for _ in USERS])
                 asyncio.get_running_loop().call_later(0.03, gathered.cancel)
                 with pytest.raises(asyncio.CancelledError):
@@ -296,12 +280,12 @@ async def test_gather_that_is_cancelled_cancels_its_calls() -> None:
                 assert 4 == client._session.sender._slots.value
 
 
-@pytest.mark.asyncio
-async def test_a_task_that_is_cancelled_twice_leaves_nothing() -> None:
+@over_our_own_on_asyncio
+async def test_a_task_that_is_cancelled_twice_leaves_nothing(carrier: Carrier) -> None:
     """A second cancellation, while the connection of the first closes, loses no slot and no socket."""
     with nothing_left():
         with WireServer(hang()) as server:
-            async with make_client(server, max_in_flight=1) as client:
+            async with open_unpaced(carrier, server, max_in_flight=1) as client:
                 call = asyncio.create_task(client.points_awaiting_fulfillment("7"))
                 await asyncio.sleep(0.03)
                 for _ in range(3):
@@ -312,12 +296,12 @@ async def test_a_task_that_is_cancelled_twice_leaves_nothing() -> None:
                 assert 1 == client._session.sender._slots.value
 
 
-@pytest.mark.asyncio
-async def test_shielded_calls_finish() -> None:
+@over_our_own_on_asyncio
+async def test_shielded_calls_finish(carrier: Carrier) -> None:
     """A call that its caller shields goes on when the caller gives up."""
     with nothing_left():
         with WireServer(slowly) as server:
-            async with make_client(server) as client:
+            async with open_unpaced(carrier, server) as client:
                 call = asyncio.create_task(client.points_awaiting_fulfillment("7"))
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0):

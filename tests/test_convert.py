@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import field, frozen
+from attrs import NOTHING, field, fields, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -538,3 +538,14 @@ def test_any_mixture_of_values_is_read_or_refused_with_its_place(changes: dict[s
     except DecodeError as error:
         refused.add(error.path.partition(".")[0])
     assert refused <= set(changes)
+
+
+@pytest.mark.parametrize("model", [Segment, Partner, PointsAwaitingFulfillment, Purchase, Reward])
+def test_models_only_hold_what_they_are_given(model: Any) -> None:
+    """
+    Slots that are filled directly skip whatever a class does when it is made: ours do nothing.
+    """
+    assert "__attrs_post_init__" not in vars(model)
+    for attribute in fields(model):
+        assert (None, None) == (attribute.validator, attribute.converter)
+        assert attribute.default in (NOTHING, None)

@@ -5,10 +5,8 @@ Every fault of the network on real sockets: its documented error, in time, and n
 from __future__ import annotations
 
 import gc
-import os
 import socket
 import ssl
-import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,15 +16,13 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 import trustme
-from conftest import KEY
-from wire import Act, Exchange, WireServer, hang, raw, reply
+from carriers import Carrier, open_client, over_our_own
+from wire import Act, Exchange, WireServer, hang, open_sockets, raw, reply
 
 from crowdtwist_async import (
     ConnectionFailedError,
-    CrowdTwistClient,
     CrowdTwistError,
     DeadlineExceededError,
-    HttpxTransport,
     RequestTimeoutError,
     ResponseTooLargeError,
     RetryPolicy,
@@ -39,15 +35,6 @@ GRACE = 0.1
 """Seconds by which a deadline may be overrun."""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"
 REWARDS = reply(b'{"rewards": [], "paging": {}}')
-
-
-def open_sockets() -> int:
-    """The sockets that this process has open."""
-    count = 0
-    for descriptor in range(512):
-        with suppress(OSError):
-            count += stat.S_ISSOCK(os.fstat(descriptor).st_mode)
-    return count
 
 
 @contextmanager
@@ -120,7 +107,7 @@ SLOW: dict[str, tuple[Open, str]] = {
     "black-holed connect": (black_hole, "connect"),
     "stalled TLS": (silent_tls, "connect"),
     "no head": (lambda: acting(hang()), "response"),
-    "dripping head": (lambda: acting(raw(*[b"H"] * 999, pause=0.02)), "response"),
+    "dripping head": (lambda: acting(raw(b"HTTP/1.1 200 OK\r\nX: ", *[b"x"] * 999, pause=0.02)), "response"),
     "dripping 1xx": (lambda: acting(raw(*[b"HTTP/1.1 103 Hints\r\n\r\n"] * 999, pause=0.02)), "response"),
     "head alone": (lambda: acting(hang(HEAD)), "body"),
     "dripping body": (lambda: acting(raw(HEAD, *[b"{"] * 999, pause=0.02)), "body"),
@@ -170,14 +157,11 @@ class Lateness:
             self.seconds += late if late > 0.01 else 0.0
 
 
-async def fail(url: str, said: Callable[[Any], Any], **options: Any) -> Ended:
+async def fail(carrier: Carrier, url: str, said: Callable[[Any], Any], **options: Any) -> Ended:
     """Make a call that fails; return its error, what matters of it, and whether it came in time."""
     defaults: dict[str, Any] = {"timeout": 10.0, "deadline": DEADLINE, "retry": RetryPolicy(initial=0)}
     settings = defaults | options
-    transport = HttpxTransport(max_body_bytes=1024 * 1024)
-    async with CrowdTwistClient(
-        **{"api_key": KEY, "api_url": url, "pos_url": url, "transport": transport, **settings}
-    ) as client:
+    async with open_client(carrier, url, max_body_bytes=1024 * 1024, **settings) as client:
         lateness = Lateness()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lateness.watch)
@@ -191,13 +175,13 @@ async def fail(url: str, said: Callable[[Any], Any], **options: Any) -> Ended:
 
 
 async def fail_in_all(
-    faults: Mapping[str, tuple[Any, ...]], said: Callable[[Any], Any], **options: Any
+    carrier: Carrier, faults: Mapping[str, tuple[Any, ...]], said: Callable[[Any], Any], **options: Any
 ) -> dict[str, Ended]:
     """Meet all faults at once, each with a client of its own."""
     ended: dict[str, Ended] = {}
 
     async def meet(fault: str, url: str) -> None:
-        ended[fault] = await fail(url, said, **options)
+        ended[fault] = await fail(carrier, url, said, **options)
 
     before = open_sockets(), len(anyio.get_running_tasks())
     with ExitStack() as servers:
@@ -216,15 +200,17 @@ def phase_of(error: CrowdTwistError) -> str:
     return str(error).partition("(phase: ")[2].partition(")")[0]
 
 
+@over_our_own
 @pytest.mark.usefixtures("tls")
-async def test_no_slow_fault_outlasts_the_deadline() -> None:
+async def test_no_slow_fault_outlasts_the_deadline(carrier: Carrier) -> None:
     """Whatever drips or hangs, the call ends with its deadline and says in which phase it was."""
     expected = {fault: Ended(DeadlineExceededError, phase, True) for fault, (_, phase) in SLOW.items()}
-    assert expected == await fail_in_all(SLOW, phase_of)
+    assert expected == await fail_in_all(carrier, SLOW, phase_of)
 
 
+@over_our_own
 @pytest.mark.usefixtures("tls")
-async def test_slow_faults_are_tried_again_within_the_deadline() -> None:
+async def test_slow_faults_are_tried_again_within_the_deadline(carrier: Carrier) -> None:
     """With a timeout below the deadline there are several attempts; the last error is the real one."""
 
     def last_phase(error: CrowdTwistError) -> str:
@@ -233,50 +219,58 @@ async def test_slow_faults_are_tried_again_within_the_deadline() -> None:
         assert (error.attempts or 0) > 1
         return str(last.phase)
 
-    ended = await fail_in_all(SLOW, last_phase, timeout=0.08, deadline=0.4)
+    ended = await fail_in_all(carrier, SLOW, last_phase, timeout=0.3, deadline=1.0)
     assert {fault: (phase, True) for fault, (_, phase) in SLOW.items()} == {
         fault: (each.said, each.in_time) for fault, each in ended.items()
     }
 
 
-async def test_quick_faults_are_their_documented_errors() -> None:
+@over_our_own
+async def test_quick_faults_are_their_documented_errors(carrier: Carrier) -> None:
     """What may pass is tried four times, and the last attempt's error is raised."""
     expected = {fault: Ended(kind, attempts, True) for fault, (_, kind, attempts) in QUICK.items()}
-    assert expected == await fail_in_all(QUICK, lambda error: error.attempts, deadline=3)
+    assert expected == await fail_in_all(carrier, QUICK, lambda error: error.attempts, deadline=3)
 
 
+@over_our_own
 @pytest.mark.parametrize("flood", FLOODS)
-async def test_no_flood_outlasts_the_deadline(flood: str) -> None:
+async def test_no_flood_outlasts_the_deadline(carrier: Carrier, flood: str) -> None:
     """A server that never stops sending is left at a limit, or with the deadline."""
     before = open_sockets()
     act, kind = FLOODS[flood]
     with acting(act) as url:
-        ended = await fail(url, lambda error: error.host)
+        ended = await fail(carrier, url, lambda error: error.host)
     assert Ended(kind, url.removeprefix("http://"), True) == ended
     assert before == open_sockets()
 
 
+@over_our_own
 @pytest.mark.usefixtures("tls")
-async def test_reading_the_certificates_counts_as_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reading_the_certificates_counts_as_connecting(
+    carrier: Carrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An attempt whose time is over before it has a connection does not claim to wait for a reply."""
 
     def slow_context() -> ssl.SSLContext:
         time.sleep(0.05)
         return ssl.create_default_context()
 
-    monkeypatch.setattr("crowdtwist_async.transports.httpx.tls_context", slow_context)
+    monkeypatch.setattr("crowdtwist_async.transports._environment.tls_context", slow_context)
     with silent_tls() as url:
-        ended = await fail(url, lambda error: error.phase, timeout=0.02, retry=RetryPolicy(max_attempts=1))
+        ended = await fail(
+            carrier, url, lambda error: error.phase, timeout=0.02, retry=RetryPolicy(max_attempts=1)
+        )
     assert Ended(RequestTimeoutError, "connect", True) == ended
 
 
+@over_our_own
 @pytest.mark.usefixtures("tls")
 @pytest.mark.parametrize("fault", ["black-holed connect", "stalled TLS", "no head", "dripping body"])
-async def test_a_cancelled_call_leaves_a_slow_fault_at_once(fault: str) -> None:
+async def test_a_cancelled_call_leaves_a_slow_fault_at_once(carrier: Carrier, fault: str) -> None:
     """Cancelling takes at most 100 ms, in whichever phase, and leaves no socket."""
     before = open_sockets()
     with SLOW[fault][0]() as url:
-        async with CrowdTwistClient(api_key=KEY, api_url=url, pos_url=url) as client:
+        async with open_client(carrier, url, retry=RetryPolicy()) as client:
             lateness = Lateness()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(lateness.watch)
@@ -288,12 +282,15 @@ async def test_a_cancelled_call_leaves_a_slow_fault_at_once(fault: str) -> None:
     assert before == open_sockets()
 
 
-async def test_a_hundred_refused_calls_leave_nothing(caplog: pytest.LogCaptureFixture) -> None:
+@over_our_own
+async def test_a_hundred_refused_calls_leave_nothing(
+    carrier: Carrier, caplog: pytest.LogCaptureFixture
+) -> None:
     """Failed calls pile up neither sockets nor tasks."""
     caplog.set_level("CRITICAL", "httpcore")
     before = open_sockets(), len(anyio.get_running_tasks())
     with refusing() as url:
-        async with CrowdTwistClient(api_key=KEY, api_url=url, pos_url=url) as client:
+        async with open_client(carrier, url, retry=RetryPolicy()) as client:
 
             async def call() -> None:
                 for _ in range(10):
@@ -306,10 +303,13 @@ async def test_a_hundred_refused_calls_leave_nothing(caplog: pytest.LogCaptureFi
     assert before == (open_sockets(), len(anyio.get_running_tasks()))
 
 
-async def test_alternating_between_the_hosts_takes_one_handshake_each(tls: ssl.SSLContext) -> None:
+@over_our_own
+async def test_alternating_between_the_hosts_takes_one_handshake_each(
+    carrier: Carrier, tls: ssl.SSLContext
+) -> None:
     """Twenty calls in turn to the two hosts are two connections, counted by the servers."""
     with WireServer(tls=tls) as pos, WireServer(REWARDS, tls=tls) as api:
-        async with CrowdTwistClient(api_key=KEY, api_url=api.url, pos_url=pos.url) as client:
+        async with open_client(carrier, pos.url, api_url=api.url) as client:
             for _ in range(10):
                 await client.points_awaiting_fulfillment("7")
                 await client.user_rewards("7")
@@ -317,7 +317,10 @@ async def test_alternating_between_the_hosts_takes_one_handshake_each(tls: ssl.S
         assert (10, 10) == (len(pos.heads), len(api.heads))
 
 
-async def test_tls_that_breaks_off_in_the_handshake_is_tried_again(tls: ssl.SSLContext) -> None:
+@over_our_own
+async def test_tls_that_breaks_off_in_the_handshake_is_tried_again(
+    carrier: Carrier, tls: ssl.SSLContext
+) -> None:
     """A connection that ends before TLS is there fails like any other that is cut."""
     before = open_sockets()
     with ExitStack() as stack:
@@ -333,7 +336,7 @@ async def test_tls_that_breaks_off_in_the_handshake_is_tried_again(tls: ssl.SSLC
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(hang_up)
-            ended = await fail(url, lambda error: error.attempts, deadline=5)
+            ended = await fail(carrier, url, lambda error: error.attempts, deadline=5)
             tasks.cancel_scope.cancel()
     assert (ConnectionFailedError, 4) == ended[:2]
     assert before == open_sockets()

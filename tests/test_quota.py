@@ -27,10 +27,11 @@ from crowdtwist_async import (
     ServerError,
 )
 from crowdtwist_async._config import make_settings
+from crowdtwist_async._progress import Stats
 from crowdtwist_async._protocol import points_call
 from crowdtwist_async._quota import CAPACITY, RetryQuota
 from crowdtwist_async._secrets import Secret
-from crowdtwist_async._send import Options, Sender, Stats
+from crowdtwist_async._send import Options, Sender
 
 SETTINGS = make_settings(api_key=Secret(KEY), api_url="http://localhost:1", pos_url="http://localhost:1")
 CALL = points_call(SETTINGS, "7", "id")

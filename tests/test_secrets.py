@@ -258,6 +258,7 @@ WIRE_LOGGERS = [
     "httpcore.http2",
     "httpcore.proxy",
     "httpcore.socks",
+    "aiohttp.client",
 ]
 
 

@@ -4,12 +4,15 @@ A raw server on a real socket: what is sent, byte by byte, and when the connecti
 
 from __future__ import annotations
 
+import gc
+import os
 import socket
 import ssl
+import stat
 import struct
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -69,6 +72,24 @@ def hang(*parts: bytes) -> Act:
         exchange.close()
 
     return act
+
+
+def open_sockets() -> int:
+    """The sockets that this process has open."""
+    count = 0
+    for descriptor in range(1024):
+        with suppress(OSError):
+            count += stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    return count
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Check that as many sockets are open afterwards as before."""
+    before = open_sockets()
+    yield
+    gc.collect()
+    assert before == open_sockets()
 
 
 class WireServer:

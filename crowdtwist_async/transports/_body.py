@@ -5,6 +5,7 @@ Collecting a reply's body: decompressed, and never more of it than the limit.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 from crowdtwist_async.errors import (
     ConnectionFailedError,
@@ -12,6 +13,7 @@ from crowdtwist_async.errors import (
     DecodeError,
     ResponseTooLargeError,
 )
+from crowdtwist_async.transports import Reply
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """The decoded bytes of a body at most; a page of 10 rewards has about 8,000."""
@@ -72,3 +74,10 @@ class BodyReader:
             )
         self._chunks.append(decoded)
         return None
+
+
+def with_status(status: int, headers: Mapping[str, str], problem: CrowdTwistError) -> Reply | CrowdTwistError:
+    """An unreadable body matters where it holds data; an error's status says enough without it."""
+    if status >= 400 and not isinstance(problem, ResponseTooLargeError):
+        return Reply(status, headers, b"")
+    return problem

@@ -8,15 +8,19 @@ import os
 import ssl
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import anyio
+import anyio.to_thread
 
 from crowdtwist_async._config import is_loopback
+from crowdtwist_async.errors import ConfigurationError
 
 _SUPPRESS = ("suppress_instrumentation", "suppress_http_instrumentation")
+_UNCHANGED = nullcontext()
 
 
 def proxy_for(origin: str) -> str | None:
@@ -34,6 +38,13 @@ def proxy_for(origin: str) -> str | None:
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
 
 
+def unusable_proxy() -> ConfigurationError:
+    """The error of a proxy of another kind, or with a name or a port that is none."""
+    return ConfigurationError(
+        "the proxy that the environment names can't be used: http:// and https:// ones can"
+    )
+
+
 def tls_context() -> ssl.SSLContext:
     """
     What TLS trusts: `SSL_CERT_FILE` and `SSL_CERT_DIR`, or what httpx does by default.
@@ -44,16 +55,40 @@ def tls_context() -> ssl.SSLContext:
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if file or folder:
         return ssl.create_default_context(cafile=file or None, capath=folder or None)
+    import httpx
+
     return httpx.create_ssl_context(trust_env=False)
 
 
-@contextmanager
-def no_wire_spans() -> Iterator[None]:
+class Trust:
+    """One context for all connections; reading the certificates takes some 20 ms, so a thread does it."""
+
+    def __init__(self) -> None:
+        self._context: ssl.SSLContext | None = None
+        self._lock = anyio.Lock()
+
+    async def of(self, origin: str) -> ssl.SSLContext | ConfigurationError | None:
+        """What TLS to an origin trusts, or why there is none; `None` for plain http."""
+        if not origin.startswith("https:"):
+            return None
+        try:
+            async with self._lock:
+                self._context = self._context or await anyio.to_thread.run_sync(tls_context)
+                return self._context
+        except OSError:
+            return ConfigurationError(
+                "the certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read"
+            )
+
+
+def no_wire_spans() -> AbstractContextManager[None]:
     """Keep OpenTelemetry's HTTP instrumentations silent: their spans hold the URL, and so the key."""
     otel = sys.modules.get("opentelemetry.context")
-    if otel is None:
-        yield
-        return
+    return _UNCHANGED if otel is None else _silenced(otel)
+
+
+@contextmanager
+def _silenced(otel: Any) -> Iterator[None]:
     context = otel.get_current()
     for name in _SUPPRESS:
         context = otel.set_value(name, True, context)  # noqa: FBT003 - its signature

@@ -38,6 +38,13 @@ def connection_error(error: BaseException) -> ConnectionFailedError:
     return ConnectionFailedError("the connection was closed before the reply was complete")
 
 
+def proxy_refusal(*, retryable: bool) -> ConnectionFailedError:
+    """Word the refusal of a proxy to connect, without its credentials."""
+    refusal = ConnectionFailedError("the proxy refused: check HTTPS_PROXY and its credentials")
+    refusal.retryable = retryable
+    return refusal
+
+
 def _permanent(text: str) -> ConnectionFailedError:
     failure = ConnectionFailedError(text)
     failure.retryable = False

@@ -1,104 +1,40 @@
 """
-The default transport: httpx's own transports, one connection each, and an adapter for an injected client.
-
-One pool for all would do the sending too, but httpcore scans it on every request, and a cancelled
-request can lose its place in it for good. A transport with one connection is taken, used by one
-request, and given back; after a failure or a cancellation it is thrown away.
+The default transport, over connections of httpx's own core, and an adapter for an injected client.
 """
 
 from __future__ import annotations
 
-import math
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 import httpx
 
 from crowdtwist_async.errors import (
     ConfigurationError,
     ConnectionFailedError,
     CrowdTwistError,
-    ResponseTooLargeError,
     TransportError,
 )
 from crowdtwist_async.transports import Reply, Request, timeout_error
-from crowdtwist_async.transports._body import MAX_BODY_BYTES, BodyReader
-from crowdtwist_async.transports._environment import no_wire_spans, proxy_for, tls_context
-from crowdtwist_async.transports._faults import connection_error
+from crowdtwist_async.transports._body import MAX_BODY_BYTES, BodyReader, with_status
+from crowdtwist_async.transports._environment import Trust, no_wire_spans, proxy_for, unusable_proxy
+from crowdtwist_async.transports._faults import connection_error, proxy_refusal
+from crowdtwist_async.transports._trace import CLOSE_SECONDS, KEEPALIVE_SECONDS, PhaseTrace
 
-_KEEPALIVE_SECONDS = 55.0
-"""Below the 60 seconds after which most servers and balancers drop an idle connection."""
-_CLOSE_SECONDS = 0.05
-"""What closing may take: it is shielded, and a cancelled caller waits for it."""
-_LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE_SECONDS)
-
-
-class _PhaseTrace:
-    """Follows httpcore's trace of one request: its phase, and whether it made a new connection."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-        self.connected = False
-        self.socket: Any = None
-
-    async def follow(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take one event."""
-        if event.endswith("connect_tcp.started"):
-            self._request.phase, self.connected = "connect", True
-        elif event.endswith("connect_tcp.complete"):
-            self.socket = info["return_value"]
-        elif event.endswith("send_request_headers.started"):
-            self._request.phase = "response"
-
-
-class _Connection:
-    """One httpx transport, with at most one connection in it."""
-
-    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
-        self._transport = transport
-        self._socket: Any = None
-        self._trace: _PhaseTrace | None = None
-        self.idle_since = math.inf
-
-    async def ask(self, request: Request) -> httpx.Response:
-        """Send a request and wait for the head of the reply."""
-        self._trace = _PhaseTrace(request)
-        return await self._transport.handle_async_request(
-            httpx.Request(
-                "GET", request.url, headers=request.headers, extensions={"trace": self._trace.follow}
-            )
-        )
-
-    def is_stale(self, request: Request) -> bool:
-        """Whether a failure now means that the server had closed a connection that was kept for it."""
-        return self._trace is not None and not self._trace.connected and request.phase == "response"
-
-    def rest(self) -> None:
-        """Keep the connection for the next request."""
-        self.idle_since = anyio.current_time()
-        if self._trace is not None:
-            self._socket, self._trace = self._trace.socket or self._socket, None
-
-    async def throw_away(self) -> None:
-        """Close, whatever happens to the caller."""
-        if self._trace is not None:
-            self._socket = self._trace.socket or self._socket
-        # A handshake that is cancelled leaves its socket open, and the transport knows of none.
-        for part in (self._transport, self._socket):
-            if part is not None:
-                with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(Exception):
-                    await part.aclose()
+if TYPE_CHECKING:
+    from crowdtwist_async.transports._connection import Connection
 
 
 class HttpxTransport:
     """
     The default `Transport`.
 
-    Honours `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, `SSL_CERT_FILE` and `SSL_CERT_DIR`. HTTP/1.1 only.
+    httpx's core, httpcore, makes the connections and speaks HTTP/1.1. Honours `HTTPS_PROXY`, `ALL_PROXY`,
+    `NO_PROXY`, `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 
     Args:
         max_body_bytes: The decoded bytes of a body at most.
@@ -106,16 +42,14 @@ class HttpxTransport:
 
     def __init__(self, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self._max_body_bytes = max_body_bytes
-        self._idle: dict[str, list[_Connection]] = {}
-        self._tls: ssl.SSLContext | None = None
-        self._tls_lock = anyio.Lock()
+        self._idle: dict[str, list[Connection]] = {}
+        self._trust = Trust()
         self._closed = False
 
     async def send(self, request: Request, /) -> Reply | CrowdTwistError:
         """Send one request on a connection of its own."""
         idle = self._idle.setdefault(request.origin, [])
-        await _close_expired(idle)
-        connection = idle.pop() if idle else await self._new_connection(request.origin)
+        connection = await self._kept_connection(idle) or await self._new_connection(request.origin)
         if isinstance(connection, CrowdTwistError):
             return connection
         reusable = False
@@ -139,42 +73,42 @@ class HttpxTransport:
             await connection.throw_away()
 
     async def _exchange(
-        self, connection: _Connection, request: Request
+        self, connection: Connection, request: Request
     ) -> tuple[Reply | CrowdTwistError, bool]:
         """The outcome, and whether the connection can serve again."""
         try:
-            response = await connection.ask(request)
+            status, headers, response = await connection.ask(request)
             request.phase = "body"
-            return await _read(response, self._max_body_bytes, connection.throw_away)
+            return await _read(status, headers, response, self._max_body_bytes, connection.throw_away)
         except Exception as error:  # noqa: BLE001 - raised further, its frames would show the key
             failure = _failure(error, request)
         if isinstance(failure, ConnectionFailedError):
             failure.stale = connection.is_stale(request)
         return failure, False
 
-    async def _new_connection(self, origin: str) -> _Connection | ConfigurationError:
-        try:
-            tls = await self._tls_context() if origin.startswith("https:") else _no_trust()
-        except OSError:
-            return ConfigurationError(
-                "the certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read"
-            )
-        try:
-            return _Connection(
-                httpx.AsyncHTTPTransport(
-                    verify=tls, trust_env=False, limits=_LIMITS, proxy=_proxy(proxy_for(origin), tls)
-                )
-            )
-        except Exception:  # noqa: BLE001 - httpx and urllib refuse a proxy in many ways, and may print it
-            problem = "the proxy that the environment names can't be used: http:// and https:// ones can"
-        return ConfigurationError(problem)
+    async def _kept_connection(self, idle: list[Connection]) -> Connection | None:
+        """The latest of those that are still open; what a burst left behind at the bottom is closed."""
+        oldest = time.monotonic() - KEEPALIVE_SECONDS
+        while idle and idle[0].idle_since < oldest:
+            await idle.pop(0).throw_away()
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable:
+                return connection
+            await connection.throw_away()
+        return None
 
-    async def _tls_context(self) -> ssl.SSLContext:
-        """One for all connections; reading the certificates takes some 20 ms, so a thread does it."""
-        async with self._tls_lock:
-            if self._tls is None:
-                self._tls = await anyio.to_thread.run_sync(tls_context)
-            return self._tls
+    async def _new_connection(self, origin: str) -> Connection | ConfigurationError:
+        tls = await self._trust.of(origin)
+        if isinstance(tls, ConfigurationError):
+            return tls
+        # With the first connection: importing httpcore would double this package's import.
+        from crowdtwist_async.transports._connection import Connection
+
+        try:
+            return Connection(origin, tls, _proxy(proxy_for(origin), tls))
+        except Exception:  # noqa: BLE001 - httpx and urllib refuse a proxy in many ways, and may print it
+            return unusable_proxy()
 
 
 class InjectedClientTransport:
@@ -199,13 +133,16 @@ class InjectedClientTransport:
                 outgoing = self._build(request)
                 response = await self._client.send(outgoing, stream=True, follow_redirects=False, auth=None)
                 request.phase = "body"
-                outcome, _ = await _read(response, self._max_body_bytes, response.aclose)
+                status, headers = response.status_code, response.headers
+                if response.is_stream_consumed:
+                    return Reply(status, headers, response.content)  # one of its event hooks has read it
+                outcome, _ = await _read(status, headers, response, self._max_body_bytes, response.aclose)
             return outcome
         except Exception as error:  # noqa: BLE001 - raised further, its frames would show the key
             return _refused_by_hook(error) or _failure(error, request)
         finally:
             if response is not None:
-                with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                     await response.aclose()
 
     async def aclose(self) -> None:
@@ -222,39 +159,32 @@ class InjectedClientTransport:
         outgoing.extensions = {
             **outgoing.extensions,
             "timeout": waits,
-            "trace": _PhaseTrace(request).follow,
+            "trace": PhaseTrace(request).follow,
         }
         return outgoing
 
 
-async def _close_expired(idle: list[_Connection]) -> None:
-    """Close what a burst left behind: the longest idle are at the bottom, and may never be used again."""
-    oldest = anyio.current_time() - _KEEPALIVE_SECONDS
-    while idle and idle[0].idle_since < oldest:
-        await idle.pop(0).throw_away()
-
-
 async def _read(
-    response: Any, max_body_bytes: int, close: Callable[[], Awaitable[None]]
+    status: int,
+    headers: Mapping[str, str],
+    response: Any,
+    max_body_bytes: int,
+    close: Callable[[], Awaitable[None]],
 ) -> tuple[Reply | CrowdTwistError, bool]:
     """The reply with its body, and whether the connection is left clean."""
-    status, headers = response.status_code, response.headers
     if 300 <= status < 400:
         return Reply(status, headers, b""), False
-    if response.is_stream_consumed:
-        # One of an injected client's event hooks has read it.
-        return Reply(status, headers, response.content), False
     reader = BodyReader(headers.get("content-encoding"), max_body_bytes)
     chunks = aiter(response.stream)
     async for chunk in chunks:
         problem = reader.feed(chunk)
         if problem is not None:
             await _stop_reading(chunks, close)
-            return _with_status(status, headers, problem), False
+            return with_status(status, headers, problem), False
     body = reader.end()
     await response.aclose()
     if isinstance(body, CrowdTwistError):
-        return _with_status(status, headers, body), False
+        return with_status(status, headers, body), False
     return Reply(status, headers, body), True
 
 
@@ -265,19 +195,10 @@ async def _stop_reading(chunks: AsyncIterator[bytes], close: Callable[[], Awaita
     httpcore reads in generators within generators, and trio warns of each that is left half-way:
     on a closed connection they run into an error, and so to their end.
     """
-    with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(Exception):
+    with anyio.move_on_after(CLOSE_SECONDS, shield=True), suppress(Exception):
         await close()
         async for _ in chunks:
             pass
-
-
-def _with_status(
-    status: int, headers: Mapping[str, str], problem: CrowdTwistError
-) -> Reply | CrowdTwistError:
-    """An unreadable body matters where it holds data; an error's status says enough without it."""
-    if status >= 400 and not isinstance(problem, ResponseTooLargeError):
-        return Reply(status, headers, b"")
-    return problem
 
 
 def _refused_by_hook(error: Exception) -> Reply | None:
@@ -296,23 +217,16 @@ def _failure(error: Exception, request: Request) -> CrowdTwistError:
             request.phase = "connect"
         return timeout_error(request)
     if "ProxyError" in kinds:
-        refusal = ConnectionFailedError("the proxy refused: check HTTPS_PROXY and its credentials")
-        refusal.retryable = str(error).startswith("5")
-        return refusal
+        return proxy_refusal(retryable=str(error).startswith("5"))
     # By name, as an injected client may be of another library that works alike.
-    if kinds & {"TransportError", "OSError", "StreamError"}:
+    if kinds & {"TransportError", "NetworkError", "ProtocolError", "OSError", "StreamError"}:
         return connection_error(error)
     return TransportError(
         f"the HTTP client raised {type(error).__name__}: is it closed, or does a hook of it fail?"
     )
 
 
-def _proxy(url: str | None, tls: ssl.SSLContext) -> httpx.Proxy | None:
+def _proxy(url: str | None, tls: ssl.SSLContext | None) -> httpx.Proxy | None:
     if url is None:
         return None
     return httpx.Proxy(url, ssl_context=tls if url.lower().startswith("https:") else None)
-
-
-def _no_trust() -> ssl.SSLContext:
-    """A context for plain http, which never uses it; it trusts nobody."""
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,0 +1,72 @@
+"""
+How far calls are: one while it is sent, and all of a client's together.
+"""
+
+from __future__ import annotations
+
+import math
+from contextvars import ContextVar
+from typing import Generic, TypeVar
+
+from crowdtwist_async._protocol import Call
+from crowdtwist_async.errors import CrowdTwistError, DeadlineExceededError
+
+T = TypeVar("T")
+
+
+class Stats:
+    """What was sent so far."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        """Requests, retries included."""
+        self.retries = 0
+        """Requests that were sent again after a failure."""
+        self.permit_seconds = 0.0
+        """Seconds that calls waited for the budget, all together."""
+
+    def __repr__(self) -> str:
+        waited = f"permit_seconds={self.permit_seconds:.1f}"
+        return f"Stats(requests={self.requests}, retries={self.retries}, {waited})"
+
+
+METER: ContextVar[tuple[Stats, ...]] = ContextVar("METER", default=())
+"""Where the current task and those that it starts are counted, beside the client's own count."""
+
+
+class Progress(Generic[T]):
+    """How far one call is; it holds no key, as it stays in the frame that raises."""
+
+    def __init__(
+        self, call: Call[T], started: float, deadline: float | None, stats: tuple[Stats, ...]
+    ) -> None:
+        self.call = call
+        self.stats = stats
+        """Where its requests are counted."""
+        self.started = started
+        self.deadline = deadline
+        self.attempts = 0
+        self.uncounted = 0
+        """Attempts on a connection that the server had closed already."""
+        self.retry_cost = 0
+        """What the quota took for the latest retry."""
+        self.last_error: CrowdTwistError | None = None
+
+    def left(self, now: float) -> float:
+        """Seconds until the deadline."""
+        return math.inf if self.deadline is None else self.started + self.deadline - now
+
+    def deadline_passed(self, doing: str) -> DeadlineExceededError:
+        """The error for a deadline that passed while doing something."""
+        error = DeadlineExceededError(f"the deadline of {self.deadline} s passed {doing}")
+        error.last_error = self.last_error
+        return error
+
+    def completed(self, error: CrowdTwistError, now: float) -> CrowdTwistError:
+        """The error with where, how often and how long."""
+        error.endpoint = self.call.endpoint.name
+        error.host = self.call.base.host
+        error.attempts = self.attempts
+        error.elapsed = now - self.started
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        return error
