@@ -130,6 +130,8 @@ async def _counted(
     user_ids: Iterable[str] | AsyncIterable[str] | Path | IdSource, stop: anyio.Event
 ) -> tuple[IdSource, IdCount] | None:
     """The ids; `None`: it was to stop before all had come."""
+    if stop.is_set():
+        return None
     found: tuple[IdSource, IdCount] | None = None
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
