@@ -10,8 +10,8 @@ from functools import partial
 import anyio
 from attrs import frozen
 
+from crowdtwist_async._progress import METER, Stats
 from crowdtwist_async._retry import RetryPolicy
-from crowdtwist_async._send import METER, Stats
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import (
     AuthenticationError,

@@ -11,8 +11,8 @@ from typing import Any
 from attrs import frozen
 
 from crowdtwist_async._arguments import checked_dates, checked_id_type
+from crowdtwist_async._progress import METER, Stats
 from crowdtwist_async._protocol import POINTS, PURCHASES, REWARDS, Endpoint, entries_of, points_call
-from crowdtwist_async._send import METER, Stats
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import InvalidArgumentError, PaginationLoopError
 from crowdtwist_async.export.rows import Row, make_row
