@@ -649,7 +649,7 @@ class Gate:
 async def check_nothing_left(emulator: Emulator, output: Path, descriptors: int) -> None:
     """Check that nothing is open, locked or under way, and that the export goes on."""
     await no_thread_of_ours()
-    assert descriptors == open_files()
+    assert open_files() <= descriptors  # what an earlier test left may have been closed
     await export_from(emulator, output, name="purchases")
     found = members_in(output)
     for user_id in emulator.member_ids():
