@@ -104,7 +104,8 @@ def run_the_block(word: str, environment: dict[str, str]) -> None:
 def rows_of(database: str, query: str) -> list[Any]:
     """What a query on a DuckDB file finds."""
     with duckdb.connect(database) as connection:
-        return connection.execute(query).fetchall()
+        found: list[Any] = connection.execute(query).fetchall()
+    return found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])

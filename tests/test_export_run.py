@@ -31,6 +31,7 @@ from crowdtwist_async import (
     ServerError,
     StorageError,
 )
+from crowdtwist_async._send import METER
 from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.export import ExportReport, IdSource, export, outage, queue
 from crowdtwist_async.export.formats import Limits
@@ -446,7 +447,7 @@ async def test_members_that_always_fail_are_told_from_an_outage_when_tried_again
     def answer(user_id: str) -> Answer:
         return status(500) if user_id in bad else None
 
-    await export_from(emulator, output, instead=answer)
+    await export_from(emulator, output, instead=answer, max_outage=5)
 
     report = await export_from(emulator, output, instead=answer, retry_failed=True, max_outage=0)
 
@@ -472,6 +473,23 @@ async def test_an_outage_that_does_not_end_stops_the_run(known: bool, output: Pa
     assert (None, None) == (report.waiting, report.completed_at)
     again = await export_from(emulator, output)
     assert ("complete", 5 * known, 30) == (again.status, again.resumed, again.members)
+
+
+@on_both_loops
+async def test_ids_that_are_refused_before_any_request_hide_no_outage(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are no answers of the API, neither as members nor as the one that is asked for."""
+    monkeypatch.setattr(queue, "_FIRST_DELAY", 3600.0)
+    monkeypatch.setattr(queue, "_LONGEST_DELAY", 3600.0)
+    emulator = emulator_of(20)
+    ids = [user_id for known in emulator.member_ids() for user_id in (known, f"a\x01{known}")]
+
+    with anyio.fail_after(60):
+        report = await export_from(emulator, output, ids, lambda _: DOWN, concurrency=8, max_outage=0.02)
+
+    assert ("stopped", 0) == (report.status, report.members)
+    assert report.failed < 20
 
 
 @on_both_loops
@@ -681,13 +699,19 @@ async def test_an_error_of_the_callers_ids_reaches_the_caller(is_async: bool, ou
 
 @on_both_loops
 async def test_a_run_is_counted_for_itself_alone(output: Path) -> None:
-    """Not with what the same client sends before, after, and for another run that was cancelled."""
+    """Not with what the same client sends before and after, nor goes a cancelled one on counting."""
     emulator = emulator_of(5)
+
+    def cancel(report: ExportReport) -> None:
+        if report.requests:
+            scope.cancel()
 
     async with emulator.client() as client:
         await client.points_awaiting_fulfillment("10000000")
         with anyio.CancelScope() as scope:
-            await export(client, "points", emulator.member_ids(), output, progress=lambda _: scope.cancel())
+            await export(client, "points", emulator.member_ids(), output, progress=cancel)
+        assert scope.cancelled_caught
+        assert () == METER.get()
         report = await export(client, "points", emulator.member_ids(), output, fresh=True)
         await client.points_awaiting_fulfillment("10000000")
 

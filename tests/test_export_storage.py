@@ -17,7 +17,15 @@ from conftest import KEY
 from outputs import SUFFIXES
 
 from crowdtwist_async import ConfigurationError, OutputMismatchError, StorageError
-from crowdtwist_async.export.storage import check_in_place, create, lock, replace_file, storing, write_all
+from crowdtwist_async.export.storage import (
+    check_in_place,
+    create,
+    lock,
+    remove_file,
+    replace_file,
+    storing,
+    write_all,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +83,17 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
         replace_file(path, failing())  # type: ignore[arg-type]  # an iterator that fails
 
     assert {"summary.json": b"older"} == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+
+def test_a_file_is_removed_with_what_was_to_replace_it(tmp_path: Path) -> None:
+    """A crash left that beside it."""
+    path = tmp_path / "out.jsonl.errors.jsonl"
+    path.write_text("old")
+    path.with_name(f".{path.name}.new").write_text("torn")
+
+    remove_file(path)
+
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_a_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

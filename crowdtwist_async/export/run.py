@@ -204,7 +204,11 @@ class Run:
 
     async def _ask(self, failed: Member) -> None:
         """Make a request that an API in order answers; where nobody was answered yet, any will do."""
-        await self._source.ask(self._hasty, self._queue.known_id() or failed.user_id)
+        try:
+            await self._source.ask(self._hasty, self._queue.known_id() or failed.user_id)
+        except InvalidArgumentError:
+            # An id that was not begun may be none that can be asked for.
+            await self._source.ask(self._hasty, failed.user_id)
 
     async def _sleep(self, seconds: float) -> None:
         self.tell()

@@ -119,7 +119,7 @@ def sync_folder(folder: Path) -> None:
 
 def replace_file(path: Path, content: Iterator[bytes]) -> None:
     """Write a private file whole: readers see the old one or the new one."""
-    beside = path.with_name(f".{path.name}.new")
+    beside = _beside(path)
     beside.unlink(missing_ok=True)
     try:
         descriptor = create(beside)
@@ -134,6 +134,16 @@ def replace_file(path: Path, content: Iterator[bytes]) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, and what a crash left of one that was to replace it."""
+    _beside(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
 
 
 def changed(path: object, what: str) -> OutputMismatchError:

@@ -17,7 +17,7 @@ from crowdtwist_async.export.formats.jsonl import BEGINS, StandardOutput
 from crowdtwist_async.export.formats.lines import looks_ours
 from crowdtwist_async.export.ledger import Ledger
 from crowdtwist_async.export.rows import iso
-from crowdtwist_async.export.storage import foreign, replace_file, storing
+from crowdtwist_async.export.storage import foreign, remove_file, replace_file, storing
 
 STANDARD_OUTPUT = "-"
 _COMPLETED_AT = "completed_at"
@@ -122,7 +122,7 @@ class Target:
             return None
         with storing(path):
             if not self.ledger.totals().failed:
-                path.unlink(missing_ok=True)
+                remove_file(path)
                 return None
             replace_file(path, self._failures(id_type))
         return str(path)
