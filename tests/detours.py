@@ -35,11 +35,12 @@ class Detour:
 
     async def send(self, request: Request, /) -> Reply | CrowdTwistError:
         """Answer, or ask the emulator."""
-        await checkpoint()
-        user_id = re.search(r"[^/]*[0-9]{7}", request.path)
-        self.asked.append(user_id[0] if user_id else "")
+        found = re.search(r"[^/]*[0-9]{7}", request.path)
+        user_id = found[0] if found else ""
+        self.asked.append(user_id)
         self.queries.append(request.query)
-        answer = self._instead(self.asked[-1])
+        await checkpoint()
+        answer = self._instead(user_id)
         await checkpoint()
         return answer or await self._inner.send(request)
 

@@ -31,7 +31,7 @@ from crowdtwist_async import (
     ServerError,
     StorageError,
 )
-from crowdtwist_async._send import METER
+from crowdtwist_async._progress import METER
 from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.export import ExportReport, IdSource, export, outage, queue
 from crowdtwist_async.export.formats import Limits
