@@ -126,9 +126,10 @@ def ceiling(session: nox.Session) -> None:
 
 @nox.session
 def resilience(session: nox.Session) -> None:
-    """Measure outages, faults, a thousand cancels, prefetch and the memory of a fan-out."""
+    """Measure outages, faults, a thousand cancels, prefetch, the memory of a fan-out, and a faulty export."""
     _install(session)
     session.run("python", "-m", "benchmarks.resilience", *session.posargs)
+    session.run("python", "-m", "benchmarks.faulty_export")
 
 
 @nox.session
