@@ -42,6 +42,7 @@ from command import (  # noqa: F401 - fixtures
     on_every_name,
     process,
     python_m,
+    requests_over_aiohttp,
     server_over_a_socket,
 )
 from conftest import KEY
@@ -417,6 +418,32 @@ def test_a_refused_key_stops_an_export(export: Export, emulator: Emulator, tmp_p
     assert "points: 2 members done before; 10 members, at least 10 requests, without a limit.\n" in ended.err
     assert "Done by earlier runs: 2.\n" in ended.err
     assert each_once() == stored(tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize(("first", "then"), [("httpx", "aiohttp"), ("aiohttp", "httpx")], ids=str)
+def test_an_export_goes_on_over_another_transport(
+    crowdtwist: Command,
+    server: Emulator,
+    tmp_path: Path,
+    ids: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    then: str,
+) -> None:
+    """How the requests travelled is not a part of what was asked for."""
+    server.script(None, None, Fault.status(403))
+    export = ["export", "points", "--ids", ids, "-o", tmp_path / "out.jsonl", "--concurrency", 1]
+    sent = requests_over_aiohttp(monkeypatch)
+
+    assert 4 == crowdtwist(*export, "--per-minute", "inf", "--transport", first).code
+    before = server.stats.requests
+    assert (3, 3 * (first == "aiohttp")) == (before, len(sent))
+    ended = crowdtwist(*export, "--per-minute", "inf", "--transport", then)
+
+    assert 0 == ended.code
+    assert "Done by earlier runs: 2.\n" in ended.err
+    assert each_once() == stored(tmp_path / "out.jsonl")
+    assert (server.stats.requests - before) * (then == "aiohttp") + 3 * (first == "aiohttp") == len(sent)
 
 
 def test_a_failed_export_to_standard_output_has_its_rows(crowdtwist: Command, emulator: Emulator) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -25,7 +26,7 @@ from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, StorageError
 from crowdtwist_async.export import ExportReport, IdSource, export, read_ids
-from crowdtwist_async.export.plan import CEILING, EXPORT_RATE, counted
+from crowdtwist_async.export.plan import ABOVE_CEILING, CEILING, EXPORT_RATE, counted
 from crowdtwist_async.export.storage import replace_file, storing
 from crowdtwist_async.export.target import STANDARD_OUTPUT
 
@@ -89,6 +90,19 @@ class ExportOptions:
         return IdSource(lambda: emulator.member_ids(self.id_type))
 
 
+def seconds(text: str, flag: str) -> float:
+    """
+    Read a time like 90s, 15m, 20h or 2d.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text.strip())
+    if match is None:
+        raise ConfigurationError(f"{flag} takes a time like 90s, 15m, 20h or 2d")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]]
+
+
 class _Interrupted:
     """What the signals asked for: first to finish what is under way, then to stop at once."""
 
@@ -118,7 +132,7 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
     ids = options.id_source(emulator)
     client = await anyio.to_thread.run_sync(connection.client, emulator, EXPORT_RATE)
     if (connection.rate(EXPORT_RATE) or 0) > CEILING:
-        say(f"warning: the contract allows a program {CEILING:,} requests a minute, its live site included")
+        say(ABOVE_CEILING)
     display = ProgressDisplay(
         make_console(options.output, quiet=options.quiet),
         options.endpoint,
