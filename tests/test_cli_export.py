@@ -281,6 +281,7 @@ def test_what_no_export_wrote_is_kept(
 
     assert ended.refused(1, rf"{tmp_path}/out\.jsonl is .*\. It is left as it is: move it away, or .*")
     assert ("precious", 0) == ((tmp_path / "out.jsonl").read_text(), emulator.stats.requests)
+    assert [tmp_path / "out.jsonl"] == list(tmp_path.iterdir())
 
 
 def test_an_old_export_is_refused_when_wanted(export: Export, emulator: Emulator, tmp_path: Path) -> None:
@@ -620,6 +621,19 @@ def test_a_failed_export_has_a_summary(export: Export, emulator: Emulator, tmp_p
     summary = summary_in(path)
     assert ("failed", 1, 12) == (summary["status"], summary["members"], summary["ids"])
     assert summary["reason"].startswith("403 invalid_auth")
+
+
+def test_what_a_kill_left_of_a_summary_is_removed(crowdtwist: Command, tmp_path: Path, ids: Path) -> None:
+    """By the next run, also by one that does not come as far as to a summary of its own."""
+    left = tmp_path / ".summary.new"
+    left.write_text("{")
+
+    ended = crowdtwist(
+        "export", "points", "--ids", ids, "-o", tmp_path / "out.csv", "--summary", tmp_path / "summary"
+    )
+
+    assert ended.refused(2, "api_key is missing: .*")
+    assert [ids] == list(tmp_path.iterdir())
 
 
 def test_a_link_to_the_summary_stays(export: Export, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, StorageError
 from crowdtwist_async.export import ExportReport, IdSource, export, read_ids
 from crowdtwist_async.export.plan import ABOVE_CEILING, CEILING, EXPORT_RATE, counted
-from crowdtwist_async.export.storage import replace_file, storing
+from crowdtwist_async.export.storage import remove_unfinished, replace_file, storing
 from crowdtwist_async.export.target import STANDARD_OUTPUT
 
 STANDARD_INPUT = "-"
@@ -70,7 +70,7 @@ class ExportOptions:
 
     def _check_summary(self, name: str) -> None:
         """Refuse a place that can't take the summary now, rather than when the export has ended."""
-        path = Path(os.path.realpath(name))
+        path = _followed(name)
         taken = [f"{self.output}{end}" for end in ("", ".ledger.sqlite", ".errors.jsonl")]
         if str(path) in [os.path.realpath(other) for other in (*taken, self.ids) if other is not None]:
             raise ConfigurationError("--summary names a file of the export itself: name another")
@@ -78,6 +78,12 @@ class ExportOptions:
             raise ConfigurationError(f"--summary takes the name of a file, which {name} is not")
         if not os.access(path.parent, os.W_OK):
             raise ConfigurationError(f"the folder of {name} is not there, or can't be written to")
+
+    def remove_unfinished_summary(self) -> None:
+        """Remove what a kill left of an earlier run's; what can't be is told when the summary is written."""
+        if self.summary is not None:
+            with suppress(OSError):
+                remove_unfinished(_followed(self.summary))
 
     def id_source(self, emulator: Emulator | None) -> IdSource:
         """The members: those of the file, or all of the emulator's."""
@@ -130,6 +136,7 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
     """Export, and say on standard error how it goes and went."""
     emulator = connection.make_emulator()
     ids = options.id_source(emulator)
+    await anyio.to_thread.run_sync(options.remove_unfinished_summary)
     client = await anyio.to_thread.run_sync(connection.client, emulator, EXPORT_RATE)
     if (connection.rate(EXPORT_RATE) or 0) > CEILING:
         say(ABOVE_CEILING)
@@ -230,5 +237,9 @@ async def _write_summary(
     content = json.dumps(told.as_dict()).encode() + b"\n"
     name = options.summary
     with storing(name):
-        # Where a link leads: the link itself stays.
-        await anyio.to_thread.run_sync(lambda: replace_file(Path(os.path.realpath(name)), iter([content])))
+        await anyio.to_thread.run_sync(lambda: replace_file(_followed(name), iter([content])))
+
+
+def _followed(name: str) -> Path:
+    """Where a link leads: the link itself stays."""
+    return Path(os.path.realpath(name))
