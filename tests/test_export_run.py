@@ -40,6 +40,7 @@ from crowdtwist_async.export.formats import Limits
 from crowdtwist_async.export.formats.lines import LineWriter
 from crowdtwist_async.export.formats.parquet import ParquetWriter
 from crowdtwist_async.export.formats.sqlite import SqliteWriter
+from crowdtwist_async.export.outage import MOST_TRIES
 
 on_both_loops = pytest.mark.anyio
 from_elsewhere = pytest.mark.parametrize(
@@ -118,17 +119,8 @@ async def test_no_ids_are_an_empty_export(output: Path) -> None:
     assert ("complete", 0, 0) == (report.status, report.ids, emulator.stats.requests)
 
 
-_FAULTS = (
-    None,
-    Fault.status(500),
-    Fault.status(503),
-    Fault.reset(),
-    Fault.truncate(),
-    Fault.not_json(),
-    Fault.drift(3),
-    Fault.drift(10),
-    Fault.drift(-2),
-)
+_FAILING = (Fault.status(500), Fault.status(503), Fault.reset(), Fault.truncate(), Fault.not_json())
+_FAULTS = (None, *_FAILING, Fault.drift(3), Fault.drift(10), Fault.drift(-2))
 
 
 @settings(max_examples=30, deadline=None)
@@ -164,10 +156,26 @@ def test_every_id_is_accounted_for(
     for user_id in known:
         kept = ledger[user_id]
         rows = found.get(user_id, [])
-        # Three changes within three walks can be had; then the rows are what they are.
-        assert "ok" == kept[0] or faults.count(Fault.drift(10)) >= 3
+        # Three changes within three walks can be had, and ten failures of one page.
+        may_fail = faults.count(Fault.drift(10)) >= 3 or sum(map(_FAILING.__contains__, faults)) >= MOST_TRIES
+        assert "ok" == kept[0] or may_fail
         if kept[0] == "ok" and not kept[3]:
             assert emulator.purchases_of(user_id) == len(rows) == len({str(row) for row in rows})
+
+
+@on_both_loops
+async def test_the_only_member_is_no_failure_once_its_request_is_answered(output: Path) -> None:
+    """After ten failures it alone can be asked for, and its answer says that it can be had."""
+    emulator = emulator_of(1, *[Fault.status(500)] * MOST_TRIES)
+
+    report = await export_from(emulator, output)
+
+    assert ("complete", 1, 0, MOST_TRIES + 2) == (
+        report.status,
+        report.members,
+        report.failed,
+        report.requests,
+    )
 
 
 @cache

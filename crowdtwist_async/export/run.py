@@ -200,7 +200,9 @@ class Run:
             return Ended(member, "failed", error)
         await self._outage.failed(member, error)
         if member.tries >= most_tries(error) and not self._stop.is_set():
-            return Ended(member, "failed", error)
+            if member.pages or self._queue.answered != member.user_id:
+                return Ended(member, "failed", error)
+            member.tries = 0  # nobody else could be asked for, and its own request was answered
         self._queue.put_back(member)
         return None
 
