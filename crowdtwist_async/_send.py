@@ -180,6 +180,10 @@ class Sender:
         with anyio.move_on_after(progress.left(started)) as waiting:
             try:
                 await self._permits.take()
+            except CrowdTwistError as error:
+                # Its frames may hold what the budget logs in with.
+                error.__traceback__ = error.__context__ = error.__cause__ = None
+                return error
             except Exception as error:  # noqa: BLE001 - the text of a budget's error may hold its password
                 return TransportError(f"the request budget raised {type(error).__name__}")
         now = self._clock()
