@@ -42,15 +42,18 @@ class Connection:
         self.clock = loop_clock()
         self.gate = anyio.Lock(fast_acquire=True)
         self._pid, self._loop = os.getpid(), anyio.lowlevel.current_token()
-        # Before version 6, redis does not check the host's name unless it is told to.
-        tls: dict[str, Any] = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+        # redis would look up its own version in a file, to tell the server; before 7 it did when imported.
+        options: dict[str, Any] = {"driver_info": None} if hasattr(redis, "DriverInfo") else {}
+        if address.encrypted:
+            # Before version 6, it does not check the host's name unless it is told to.
+            options |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
         self._redis = redis.asyncio.Redis.from_url(
             address.url.reveal(),
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_connect_timeout=_PATIENCE,
             socket_timeout=_PATIENCE,
-            **(tls if address.encrypted else {}),
+            **options,
         )
         self._script: Any = self._redis.register_script(CLOCK + GRANT)
 

@@ -63,7 +63,7 @@ class Lease:
 
     def fill(self, granted: int, wait: float, asked: float, answered: float) -> None:
         """
-        Keep what the server gave.
+        Keep what the server gave, if its answer is not late itself.
 
         Args:
             granted: How many permits.
@@ -72,8 +72,13 @@ class Lease:
             answered: When the answer was there.
         """
         moments = [max(wait + number * self._interval, 0.0) for number in range(granted)]
-        self._permits = deque(_Permit(asked + moment, answered + moment) for moment in moments)
-        self._used, self._dropped, self._last = 0, False, answered + max(moments, default=0.0)
+        self._used, self._dropped, self._last = (
+            0,
+            answered > asked + LATE,
+            answered + max(moments, default=0.0),
+        )
+        if not self._dropped:
+            self._permits = deque(_Permit(asked + moment, answered + moment) for moment in moments)
 
     def clear(self) -> None:
         """Drop everything, and begin small."""

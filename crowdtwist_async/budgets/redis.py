@@ -183,10 +183,12 @@ class RedisBudget:
             if granted is None:
                 return None
             permits, wait = granted
-            if n != 1:
-                return max(wait, 0.0)
-            self._lease.fill(permits, wait, asked, connection.clock())
-            seconds = self._lease.take(connection.clock())
+            answered = connection.clock()
+            if n == 1:
+                self._lease.fill(permits, wait, asked, answered)
+                seconds = self._lease.take(answered)
+            else:
+                seconds = max(wait, 0.0) if answered <= asked + LATE else None
             if seconds is not None:
                 return seconds
         self._fail(connection, f"its answers take longer than {LATE:g} s")
