@@ -181,8 +181,6 @@ class Sender:
             try:
                 await self._permits.take()
             except CrowdTwistError as error:
-                # Its frames may hold what the budget logs in with.
-                error.__traceback__ = error.__context__ = error.__cause__ = None
                 return error
             except Exception as error:  # noqa: BLE001 - the text of a budget's error may hold its password
                 return TransportError(f"the request budget raised {type(error).__name__}")

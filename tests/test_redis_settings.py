@@ -42,7 +42,7 @@ def test_the_password_is_in_no_repr(url: str, shown: str) -> None:
     ) == repr(budget)
 
 
-SHAPE = "url must look like rediss://"
+SHAPE = "the URL of Redis must look like rediss://"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ SHAPE = "url must look like rediss://"
     [
         (
             f"redis://:{PASSWORD}@store.example:6379",
-            "url must be rediss: plain redis is for this machine only",
+            "the URL of Redis must be rediss: plain redis is for this machine only",
         ),
         (f"redis://:{PASSWORD}@127.0.0.1%2eexample.com", SHAPE),
         (f"https://:{PASSWORD}@localhost", SHAPE),
@@ -63,10 +63,13 @@ SHAPE = "url must look like rediss://"
         (f"redis://:{PASSWORD}@[::1", SHAPE),
         (f"unix://:{PASSWORD}@", SHAPE),
         ("unix://host/run/redis.sock", SHAPE),
-        (f"rediss://:{PASSWORD}@store?ssl_cert_reqs=none", "url takes no options but db, ssl_ca_certs"),
-        (f"rediss://store/0#{PASSWORD}", "url takes no options but"),
-        (6379, "url must be a str, not int"),
-        (None, "url must be a str, not NoneType"),
+        (
+            f"rediss://:{PASSWORD}@store?ssl_cert_reqs=none",
+            "the URL of Redis takes no options but db, ssl_ca_certs",
+        ),
+        (f"rediss://store/0#{PASSWORD}", "the URL of Redis takes no options but"),
+        (6379, "the URL of Redis must be a str, not int"),
+        (None, "the URL of Redis must be a str, not NoneType"),
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from crowdtwist_async._config import is_loopback
 from crowdtwist_async._secrets import MASK, Secret
 
-_SHAPE = "url must look like rediss://:password@host:6379/0 or unix:///path/to.sock"
+_SHAPE = "the URL of Redis must look like rediss://:password@host:6379/0 or unix:///path/to.sock"
 _OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _DATABASE = r"(/[0-9]{0,5})?"
 _BLANKS = r"[\x00-\x20\x7f]"
@@ -31,7 +31,7 @@ def read_address(url: Secret) -> Address | str:
     """Check a URL; return what is wrong with it, as a raised error's frames would show the password."""
     text: Any = url.reveal()
     if not isinstance(text, str):
-        return f"url must be a str, not {type(text).__name__}"
+        return f"the URL of Redis must be a str, not {type(text).__name__}"
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -39,12 +39,13 @@ def read_address(url: Secret) -> Address | str:
         return _SHAPE
     unknown = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - _OPTIONS
     if unknown or parts.fragment:
-        return f"url takes no options but {', '.join(sorted(_OPTIONS))}; a password is percent-encoded"
+        known = ", ".join(sorted(_OPTIONS))
+        return f"the URL of Redis takes no options but {known}; a password is percent-encoded"
     host = parts.hostname or ""
     if re.search(_BLANKS, text) or port == 0 or not _is_place(parts, host):
         return _SHAPE
     if parts.scheme == "redis" and not is_loopback(host):
-        return "url must be rediss: plain redis is for this machine only (loopback)"
+        return "the URL of Redis must be rediss: plain redis is for this machine only (loopback)"
     masked = f"{MASK}@" if "@" in parts.netloc else ""
     bare = f"[{host}]" if ":" in host else host
     place = f"{bare}:{port or 6379}" if bare else ""
