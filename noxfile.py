@@ -119,7 +119,7 @@ def ceiling(session: nox.Session) -> None:
 
 @nox.session(name="shared-budget")
 def shared_budget(session: nox.Session) -> None:
-    """Share one rate between four processes over Redis, kill one, restart Redis, and judge every 60 seconds."""
+    """Share one rate between four processes over Redis, kill one, stop Redis, judge every 60 seconds."""
     _install(session)
     session.run("python", "-m", "benchmarks.shared_budget", *session.posargs)
 

@@ -2,12 +2,12 @@
 `python -m benchmarks.shared_budget [--seconds 70]`: do four processes with one budget keep the ceiling?
 
 Each process has a client with 32 calls in flight. A server in a process of its own notes when each request
-arrives, from whom, and answers; a redis-server of this program stands between the four. Two runs, one after
-the other. `kill`: one process is killed with SIGKILL after a third of the time, and after two thirds one of
+arrives, from whom, and answers; a redis-server of this program stands between the four. Three runs, one after
+the other. `load`: nothing happens. `kill`: one process is killed with SIGKILL after a third of the time, and after two thirds one of
 the others gets a 429 that asks for a pause of 3 seconds. `restart`: Redis is stopped with SIGKILL after a
 third of the time, without anything saved, and started again 5 seconds later.
 
-What counts: the most requests in any 60 seconds; the share of the rate, without the seconds of a pause or of
+What counts: the most requests in any 60 seconds, and the least where nothing happens; the share of the rate, without the seconds of a pause or of
 an outage; the seconds until the others had taken a dead process's share, until the last request after a 429,
 and until all went on after the restart.
 """
@@ -169,7 +169,7 @@ def _run(name: str, seconds: float) -> Run:
         _until(fault)
         if name == "kill":
             os.kill(workers[0].pid, signal.SIGKILL)
-        else:
+        elif name == "restart":
             redis.kill()
             redis.wait()
             _until(fault + _OUTAGE)
@@ -212,7 +212,12 @@ def _judged(name: str, run: Run) -> str:
     each = [sum(1 for _, who in run.arrivals if who == number) for number in range(_PROCESSES)]
     lines = [f"most in any 60 s {most:,} ({'within' if most <= _CEILING else 'ABOVE'} {_CEILING:,})"]
     lines.append(f"requests of each process: {', '.join(f'{count:,}' for count in each)}")
-    if name == "kill":
+    if name == "load":
+        share = _share(arrivals, [(run.start, run.end)])
+        begins = [m for m in (run.start, *arrivals) if run.start <= m <= run.end - _WINDOW]
+        least = min((_count(arrivals, m, m + _WINDOW) for m in begins), default=0)
+        lines.append(f"least in loaded 60 s {least:,} ({least / _RATE:.1%} of {_RATE:,})")
+    elif name == "kill":
         last = max(moment for moment in arrivals if moment < run.pause + _PAUSE - 0.1)
         resumed = run.pause + _PAUSE
         share = _share(arrivals, [(run.start, run.pause), (resumed, run.end)])
@@ -236,7 +241,7 @@ def _judged(name: str, run: Run) -> str:
 
 
 def main() -> None:
-    """Run both, and print."""
+    """Run all, and print."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["--serve"]:
         asyncio.run(_serve())
@@ -247,7 +252,7 @@ def main() -> None:
     if shutil.which("redis-server") is None:
         raise SystemExit("this needs redis-server on the path, such as Debian's package of that name")
     seconds = float(arguments[1]) if arguments[:1] == ["--seconds"] else 70.0
-    for name in ("kill", "restart"):
+    for name in ("load", "kill", "restart"):
         print(f"{name}, {seconds:.0f} s, {_PROCESSES} processes")
         print(_judged(name, _run(name, seconds)), flush=True)
 
