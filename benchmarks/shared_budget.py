@@ -3,13 +3,13 @@
 
 Each process has a client with 32 calls in flight. A server in a process of its own notes when each request
 arrives, from whom, and answers; a redis-server of this program stands between the four. Three runs, one after
-the other. `load`: nothing happens. `kill`: one process is killed with SIGKILL after a third of the time, and after two thirds one of
-the others gets a 429 that asks for a pause of 3 seconds. `restart`: Redis is stopped with SIGKILL after a
-third of the time, without anything saved, and started again 5 seconds later.
+the other. `load`: nothing happens. `kill`: one process is killed with SIGKILL after a third of the time, and
+after two thirds one of the others gets a 429 that asks for a pause of 3 seconds. `restart`: Redis is stopped
+with SIGKILL after a third of the time, without anything saved, and started again 5 seconds later.
 
-What counts: the most requests in any 60 seconds, and the least where nothing happens; the share of the rate, without the seconds of a pause or of
-an outage; the seconds until the others had taken a dead process's share, until the last request after a 429,
-and until all went on after the restart.
+What counts: the most requests in any 60 seconds, and the least where nothing happens; the share of the rate,
+without the seconds of a pause or of an outage; the seconds until the others had taken a dead process's share,
+until the last request after a 429, and until all went on after the restart.
 """
 
 from __future__ import annotations

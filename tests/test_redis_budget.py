@@ -8,9 +8,10 @@ import asyncio
 import math
 import os
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,31 @@ async def test_cancelled_reservations_mix_up_no_answers(shared_redis: RedisServe
             assert len(await server.client_list()) <= 3
 
 
+async def test_closing_leaves_no_connection(shared_redis: RedisServer, key: str) -> None:
+    """Also while permits are being asked for, and when the closing task is cancelled."""
+    async with asked(shared_redis) as server:
+        before = len(await server.client_list())
+        for _ in range(20):
+            budget = RedisBudget(shared_redis.url, key=key, per_minute=600_000)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(until_closed, budget)
+                await asyncio.sleep(0.01)
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await budget.aclose()
+        with anyio.fail_after(60):
+            while len(await server.client_list()) > before:  # noqa: ASYNC110 - the server does not say when
+                await asyncio.sleep(0.01)
+
+
+async def until_closed(budget: RedisBudget) -> None:
+    """Take permits until there are none."""
+    with suppress(ClientClosedError):
+        while True:
+            await budget.reserve(2)
+
+
 async def test_a_redis_that_is_gone_stops_every_call(redis_server: RedisServer, key: str) -> None:
     """With an error that says so, and nothing is sent; when it is there again, calls go on."""
     transport = ScriptedTransport()
@@ -345,6 +371,18 @@ async def test_a_user_without_leave_is_told(tmp_path: Path) -> None:
     with running(tmp_path, "--user", "reader", "on", ">right", "~*", "+get") as server:
         async with RedisBudget(f"redis://reader:right@127.0.0.1:{server.port}") as budget:
             assert "its user may not run the script" in (await refused(budget.reserve)).reason
+
+
+async def test_the_user_of_the_page_has_all_that_it_needs(tmp_path: Path) -> None:
+    """The commands that `docs/sharing.md` lets it run, on the keys that it names."""
+    page = Path(__file__).parent.parent / "docs" / "sharing.md"
+    [line] = re.findall("^ACL SETUSER (.*)$", page.read_text(), re.MULTILINE)
+    with running(tmp_path, "--user", *line.split()) as server:
+        async with RedisBudget(
+            f"redis://crowdtwist:password@127.0.0.1:{server.port}", key="program-201"
+        ) as budget:
+            await budget.reserve()
+            await budget.penalize(1.0)
 
 
 async def test_a_key_of_another_kind_is_an_error(shared_redis: RedisServer, key: str) -> None:

@@ -81,8 +81,10 @@ class Connection:
         return granted, float(wait) / 1e6
 
     async def aclose(self) -> None:
-        """Close it."""
-        await self._redis.aclose()
+        """Close it, when nobody asks any more."""
+        with anyio.CancelScope(shield=True):
+            async with self.gate:
+                await self._redis.aclose()
 
 
 def _problem(error: Exception) -> str:

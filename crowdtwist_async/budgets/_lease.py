@@ -14,6 +14,9 @@ HORIZON = 0.5
 _SHARE = 1 / 16
 """Seconds of the whole rate in one lease, so that several processes take turns."""
 
+_MOST = 1_000
+"""Permits in one lease at most, however high the rate."""
+
 
 class _Permit(NamedTuple):
     earliest: float
@@ -35,7 +38,7 @@ class Lease:
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._most = max(1, int(_SHARE / interval))
+        self._most = min(max(1, int(_SHARE / interval)), _MOST)
         self._permits: deque[_Permit] = deque()
         self._size = 1
         self._used = 0

@@ -137,21 +137,21 @@ class RedisBudget:
         seconds = min(max(seconds, 0.0), _LONGEST_PAUSE)
         until = connection.clock() + seconds
         self._paused_until = max(self._paused_until, until)
-        self._lease.clear()
         if self._fallback is not None:
             await self._fallback.penalize(seconds)
         async with connection.gate:
+            self._lease.clear()
             told = await self._ask(connection, needed=0, ahead=0, pause=max(until - connection.clock(), 0.0))
         if told is None:
             raise self._failure()
 
     async def aclose(self) -> None:
         """Close the connection; closing twice, or before it was used, does nothing more."""
-        if self._connection is not None and not self._closed:
+        if self._connection is not None:
             self._connection.check_place()
-            self._closed = True
+        was_closed, self._closed = self._closed, True
+        if self._connection is not None and not was_closed:
             await self._connection.aclose()
-        self._closed = True
 
     async def __aenter__(self) -> Self:
         self._connected()
@@ -198,6 +198,7 @@ class RedisBudget:
         self, connection: Connection, *, needed: int, ahead: int, pause: float
     ) -> tuple[int, float] | None:
         """Run the script: permits granted, and seconds until the first. `None`: it can't be run now."""
+        self._connected()  # it may have been closed meanwhile
         if connection.clock() < self._down_until:
             return None
         slack = (self.burst - 1) * self._interval
