@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,3 +132,15 @@ def test_a_url_that_can_t_be_used_is_a_usage_error(
     assert ended.refused(2, "the URL of Redis must be rediss: .*")
     assert not leaks(ended.err)
     assert 0 == server.stats.requests
+
+
+def test_without_redis_the_command_says_what_to_install(
+    crowdtwist: Command, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extra, which only this needs."""
+    for name in ("_connection", "redis"):
+        monkeypatch.delitem(sys.modules, f"crowdtwist_async.budgets.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    ended = crowdtwist("points", USER, "--emulator", "--budget", "redis://127.0.0.1:1")
+    assert ended.refused(2, r"RedisBudget needs redis: pip install 'crowdtwist-async\[redis\]'")
+    assert 0 == emulator.stats.requests

@@ -139,7 +139,7 @@ def test_it_says_that_it_needs_asyncio() -> None:
 def test_without_redis_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra."""
     for name in ("_connection", "redis"):
-        monkeypatch.delitem(sys.modules, f"crowdtwist_async.budgets.{name}")
+        monkeypatch.delitem(sys.modules, f"crowdtwist_async.budgets.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(ImportError, match=r"pip install 'crowdtwist-async\[redis\]'"):
         importlib.import_module("crowdtwist_async.budgets.redis")

@@ -16,6 +16,7 @@ try:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
     from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+    from redis.exceptions import TimeoutError as NoAnswerError
 except ImportError as error:
     raise ImportError("RedisBudget needs redis: pip install 'crowdtwist-async[redis]'") from error
 
@@ -95,6 +96,6 @@ def _problem(error: Exception) -> str:
         return "its user may not run the script"
     if isinstance(error, ResponseError):
         return f"it answers with an error ({type(error).__name__})"
-    if isinstance(error, TimeoutError | redis.exceptions.TimeoutError):
+    if isinstance(error, TimeoutError | NoAnswerError):
         return f"no answer within {_PATIENCE:g} s"
     return f"no connection ({type(error).__name__})"
