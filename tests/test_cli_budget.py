@@ -30,6 +30,12 @@ from crowdtwist_async.emulator import Emulator
 PASSWORD = KEY.replace("/", "%2F").replace("%27", "%2527")
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a machine be slow."""
+    monkeypatch.setattr("crowdtwist_async.budgets._connection._PATIENCE", 30.0)
+
+
 @pytest.fixture(name="key")
 def new_key() -> str:
     """A key that no other test has."""
