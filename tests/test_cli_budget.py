@@ -55,7 +55,7 @@ def test_an_export_shares_its_rate(
     """`--per-minute` is the rate of all who name the key."""
     ended = crowdtwist(
         *("export", "points", "--emulator", "-o", "-", "--per-minute", 60_000),
-        *("--budget", shared_redis.url, "--budget-key", key),
+        *("--budget", shared_redis.url, "--budget-name", key),
     )
     assert (0, MEMBERS) == (ended.code, len(ended.rows))
     assert b"hash" == asked.type(key)
@@ -70,7 +70,7 @@ def test_a_command_waits_for_its_turn(
     taken_until = seconds * 1_000_000 + microseconds + 2_000_000
     asked.hset(key, mapping={"next": taken_until, "seen": taken_until - 2_000_000})
     started = time.monotonic()
-    ended = crowdtwist("points", USER, "--emulator", "--budget", shared_redis.url, "--budget-key", key)
+    ended = crowdtwist("points", USER, "--emulator", "--budget", shared_redis.url, "--budget-name", key)
     assert 0 == ended.code
     assert time.monotonic() - started > 1.5
     assert 1 == emulator.stats.requests
@@ -88,7 +88,7 @@ def test_single_members_take_their_permits_too(
 ) -> None:
     """From the environment, which shows the password to nobody."""
     monkeypatch.setenv("CROWDTWIST_BUDGET", shared_redis.url)
-    assert 0 == crowdtwist(name, USER, "--budget-key", key).code
+    assert 0 == crowdtwist(name, USER, "--budget-name", key).code
     assert b"hash" == asked.type(key)
     assert server.stats.requests
 

@@ -4,7 +4,6 @@ The commands and their flags. No flag takes a key: it comes from the environment
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -16,7 +15,7 @@ from crowdtwist_async.__about__ import __version__
 from crowdtwist_async.cli import USAGE, say
 from crowdtwist_async.cli._calls import print_all, print_points
 from crowdtwist_async.cli._connect import Connection, ended
-from crowdtwist_async.cli._export import ExportOptions, run_export
+from crowdtwist_async.cli._export import ExportOptions, run_export, seconds
 from crowdtwist_async.cli._plan import print_plan
 from crowdtwist_async.cli._serve import serve_emulator
 from crowdtwist_async.cli._shared import BudgetFlags
@@ -63,10 +62,12 @@ class ConnectionFlags(BudgetFlags):
     """Ask the emulator, in this process: no account and no network."""
     members: int | None = None
     """How many members the emulator has; by default 1,000."""
+    transport: Literal["httpx", "aiohttp"] | None = None
+    """What sends the requests: httpx by default, or aiohttp (an extra), for less CPU time."""
 
     def connection(self, per_minute: float | None = None) -> Connection:
         """The connection that the flags name."""
-        return Connection(self.emulator, self.members, per_minute, self.shared())
+        return Connection(self.emulator, self.members, per_minute, self.transport, self.shared())
 
 
 @Parameter(name="*")
@@ -104,17 +105,9 @@ class ExportFlags:
     def options(self, endpoint: str, id_type: str, **of_endpoint: Any) -> ExportOptions:
         """The flags as the export takes them."""
         flags = {name: value for name, value in vars(self).items() if name != "per_minute"}
-        flags["max_age"] = None if self.max_age is None else _seconds(self.max_age, "--max-age")
-        flags["max_outage"] = _seconds(self.max_outage, "--max-outage")
+        flags["max_age"] = None if self.max_age is None else seconds(self.max_age, "--max-age")
+        flags["max_outage"] = seconds(self.max_outage, "--max-outage")
         return ExportOptions(endpoint=endpoint, id_type=id_type, **flags, **of_endpoint)
-
-
-def _seconds(text: str, flag: str) -> float:
-    """A time like 90s, 15m, 20h or 2d."""
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text.strip())
-    if match is None:
-        raise ConfigurationError(f"{flag} takes a time like 90s, 15m, 20h or 2d")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]]
 
 
 @app.command

@@ -28,6 +28,8 @@ class Connection:
     members: int | None = None
     """How many members the emulator has."""
     per_minute: float | None = None
+    transport: str | None = None
+    """`httpx`, which is the default, or `aiohttp`."""
     shared: SharedBudget = field(factory=SharedBudget)
 
     def make_emulator(self) -> Emulator | None:
@@ -35,12 +37,17 @@ class Connection:
         The emulator, if one is asked for.
 
         Raises:
-            ConfigurationError: `members` without an emulator, or a number that can't be.
+            ConfigurationError: `members` without an emulator, a number that can't be, or a transport
+                where nothing is sent.
         """
         if not self.emulated:
             if self.members is not None:
                 raise ConfigurationError("--members sizes the emulator: give --emulator too")
             return None
+        if self.transport is not None:
+            raise ConfigurationError(
+                "--transport is for requests over a network, and --emulator makes none: leave one of them out"
+            )
         members = DEFAULT_MEMBERS if self.members is None else self.members
         if members < 1:
             raise ConfigurationError("--members must be 1 or more")
@@ -53,10 +60,13 @@ class Connection:
         Args:
             emulator: What `make_emulator` gave.
             usual_rate: Requests a minute where neither a flag nor the environment says.
+
+        Raises:
+            ConfigurationError: The environment lacks something, or the transport's package is not there.
         """
         if emulator is not None:
             return emulator.client(**self._paced(usual_rate))
-        return CrowdTwistClient.from_env(**self._paced(usual_rate))
+        return CrowdTwistClient.from_env(**self._paced(usual_rate), **_sent_over(self.transport))
 
     def rate(self, usual_rate: float | None = None) -> float | None:
         """
@@ -87,3 +97,15 @@ class Connection:
 def ended(command: Callable[..., Awaitable[int]], connection: Connection, *arguments: Any) -> int:
     """Run a command to its exit code, and close what it shared."""
     return anyio.run(connection.shared.closed_after, command, connection, *arguments)
+
+
+def _sent_over(transport: str | None) -> dict[str, Any]:
+    if transport != "aiohttp":
+        return {}
+    try:
+        from crowdtwist_async.transports.aiohttp import AiohttpTransport
+    except ImportError:
+        raise ConfigurationError(
+            "--transport aiohttp needs one more package: pip install 'crowdtwist-async[aiohttp]'"
+        ) from None
+    return {"transport": AiohttpTransport()}

@@ -69,12 +69,12 @@ class BudgetFlags:
 
     budget: str | None = None
     """Redis at this URL: one request rate for all who name it. CROWDTWIST_BUDGET hides a password better."""
-    budget_key: str = "crowdtwist"
-    """The key of that rate in Redis, one for each program."""
+    budget_name: str = "crowdtwist"
+    """What that rate is called in Redis, one name for each program."""
 
     def shared(self) -> SharedBudget:
         """The budget that the flags name."""
-        return SharedBudget(None if self.budget is None else Secret(self.budget), self.budget_key)
+        return SharedBudget(None if self.budget is None else Secret(self.budget), self.budget_name)
 
 
 def _url_of_environment() -> Secret | None:

@@ -105,10 +105,13 @@ class Ledger:
             if path is None:
                 self._connection = self._connected(is_new=True)
                 return
+            was_there = path.exists()
             self._lock = lock(path, place)
             try:
                 self._connection = self._connected(is_new=_is_new(path, self._lock, discard))
             except BaseException:
+                if not was_there and not os.fstat(self._lock).st_size:
+                    path.unlink(missing_ok=True)
                 self._unlock()
                 raise
 
