@@ -124,6 +124,13 @@ def ceiling(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.ceiling", *session.posargs)
 
 
+@nox.session(name="shared-budget")
+def shared_budget(session: nox.Session) -> None:
+    """Share one rate between four processes over Redis, kill one, stop Redis, judge every 60 seconds."""
+    _install(session)
+    session.run("python", "-m", "benchmarks.shared_budget", *session.posargs)
+
+
 @nox.session
 def resilience(session: nox.Session) -> None:
     """Measure outages, faults, a thousand cancels, prefetch, the memory of a fan-out, and a faulty export."""
