@@ -26,6 +26,8 @@ from benchmarks.contenders import (
 )
 from benchmarks.cpu import measure_cpu
 from benchmarks.decode import measure_decode
+from benchmarks.enforced import measure_enforced
+from benchmarks.export import measure_export
 from benchmarks.fan_out import measure_fan_out
 from benchmarks.figures import Figures
 from benchmarks.imports import measure_imports
@@ -51,6 +53,8 @@ def _full() -> dict[str, Measure]:
         "fan-out": lambda: [measure_fan_out(2_000, rounds=3, latency=0.3, names=_FAN_OUT)],
         "import": lambda: [measure_imports(rounds=7)],
         "memory": lambda: [measure_memory(100_000)],
+        "export": lambda: measure_export(20_000, rounds=3),
+        "ceiling": lambda: [measure_enforced(75.0, rounds=1)],
     }
 
 
@@ -64,6 +68,8 @@ def _quick() -> dict[str, Measure]:
         "fan-out": lambda: [measure_fan_out(100, rounds=1, latency=0.02, names=_FAN_OUT[:4])],
         "import": lambda: [measure_imports(rounds=1)],
         "memory": lambda: [measure_memory(500)],
+        "export": lambda: measure_export(200, rounds=1),
+        "ceiling": lambda: [measure_enforced(0.5, rounds=1)],
     }
 
 

@@ -16,6 +16,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.figures import Figures
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.export import export, read_ids
 
@@ -68,6 +69,22 @@ def _run(members: int, lines: int, suffix: str) -> _Run:
 
 def _ids(members: int) -> list[str]:
     return list(Emulator(members=members).member_ids())
+
+
+def measure_export(members: int, rounds: int) -> list[Figures]:
+    """Let the formats take turns."""
+    rate: dict[str, list[float]] = {suffix: [] for suffix in _SUFFIXES}
+    cpu: dict[str, list[float]] = {suffix: [] for suffix in _SUFFIXES}
+    for _ in range(rounds):
+        for suffix in _SUFFIXES:
+            run = _run(members, members, suffix)
+            rate[suffix].append(run.rows / run.seconds)
+            cpu[suffix].append(run.cpu / run.rows * 1e6)
+    about = f"export of {members:,} points, no pacing"
+    return [
+        Figures(f"{about}: rows", "a second", rate, _SUFFIXES[0]),
+        Figures(f"{about}: CPU a row", "us", cpu, _SUFFIXES[0]),
+    ]
 
 
 def main() -> None:

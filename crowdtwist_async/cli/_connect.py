@@ -25,18 +25,25 @@ class Connection:
     members: int | None = None
     """How many members the emulator has."""
     per_minute: float | None = None
+    transport: str | None = None
+    """`httpx`, which is the default, or `aiohttp`."""
 
     def make_emulator(self) -> Emulator | None:
         """
         The emulator, if one is asked for.
 
         Raises:
-            ConfigurationError: `members` without an emulator, or a number that can't be.
+            ConfigurationError: `members` without an emulator, a number that can't be, or a transport
+                where nothing is sent.
         """
         if not self.emulated:
             if self.members is not None:
                 raise ConfigurationError("--members sizes the emulator: give --emulator too")
             return None
+        if self.transport is not None:
+            raise ConfigurationError(
+                "--transport is for requests over a network, and --emulator makes none: leave one of them out"
+            )
         members = DEFAULT_MEMBERS if self.members is None else self.members
         if members < 1:
             raise ConfigurationError("--members must be 1 or more")
@@ -49,10 +56,13 @@ class Connection:
         Args:
             emulator: What `make_emulator` gave.
             usual_rate: Requests a minute where neither a flag nor the environment says.
+
+        Raises:
+            ConfigurationError: The environment lacks something, or the transport's package is not there.
         """
         if emulator is not None:
             return emulator.client(**_paced(self.per_minute))
-        return CrowdTwistClient.from_env(**_paced(self.rate(usual_rate)))
+        return CrowdTwistClient.from_env(**_paced(self.rate(usual_rate)), **_sent_over(self.transport))
 
     def rate(self, usual_rate: float | None = None) -> float | None:
         """
@@ -72,3 +82,15 @@ class Connection:
 
 def _paced(per_minute: float | None) -> dict[str, Any]:
     return {} if per_minute is None else {"budget": RateBudget(per_minute)}
+
+
+def _sent_over(transport: str | None) -> dict[str, Any]:
+    if transport != "aiohttp":
+        return {}
+    try:
+        from crowdtwist_async.transports.aiohttp import AiohttpTransport
+    except ImportError:
+        raise ConfigurationError(
+            "--transport aiohttp needs one more package: pip install 'crowdtwist-async[aiohttp]'"
+        ) from None
+    return {"transport": AiohttpTransport()}

@@ -64,7 +64,9 @@ async def export(
         client: An open client; its budget is the rate.
         endpoint: `points`, `rewards` or `purchases`.
         user_ids: The members: any iterable, a file as a `Path`, or `read_ids(path, column=)`. They are
-            read twice, and each id is exported once.
+            read twice, and each id is exported once. An iterable that is not async is consumed in
+            another thread; an async generator is closed. To go on takes the same ids in the same
+            order, of which the ledger keeps a digest; those of a set are sorted.
         output: `OUT.jsonl`, `OUT.csv`, `OUT.parquet` (a folder), `OUT.sqlite`, or `-`: JSON Lines on
             standard output, which can't be gone on with.
         id_type: What the ids are.

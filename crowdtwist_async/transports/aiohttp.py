@@ -8,6 +8,7 @@ a retry of its own, redirects, cookies, decompressing, reading the environment, 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -215,8 +216,7 @@ _MIDDLEWARES = (_send_once,)
 
 
 async def _read(response: aiohttp.ClientResponse, max_body_bytes: int) -> Reply | CrowdTwistError:
-    status, multiple = response.status, response.headers
-    headers = {name.lower(): ", ".join(multiple.getall(name)) for name in multiple}
+    status, headers = response.status, _joined(response.headers)
     if 300 <= status < 400:
         return Reply(status, headers, b"")
     reader = BodyReader(headers.get("content-encoding"), max_body_bytes)
@@ -229,6 +229,15 @@ async def _read(response: aiohttp.ClientResponse, max_body_bytes: int) -> Reply 
     if isinstance(body, CrowdTwistError):
         return with_status(status, headers, body)
     return Reply(status, headers, body)
+
+
+def _joined(multiple: Mapping[str, str]) -> dict[str, str]:
+    """By lower-case name; a header that came twice is one list."""
+    headers: dict[str, str] = {}
+    for name, value in multiple.items():
+        known = name.lower()
+        headers[known] = f"{headers[known]}, {value}" if known in headers else value
+    return headers
 
 
 def _failure(error: Exception) -> CrowdTwistError:
