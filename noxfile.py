@@ -132,6 +132,13 @@ def shared_budget(session: nox.Session) -> None:
 
 
 @nox.session
+def plan(session: nox.Session) -> None:
+    """Compare plans with runs at 600 requests a minute; 11 minutes."""
+    _install(session)
+    session.run("python", "-m", "benchmarks.plan", *session.posargs)
+
+
+@nox.session
 def resilience(session: nox.Session) -> None:
     """Measure outages, faults, a thousand cancels, prefetch, the memory of a fan-out, and a faulty export."""
     _install(session)
