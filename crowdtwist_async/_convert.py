@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import AttrsInstance, fields
 from cattrs import (
@@ -209,8 +209,7 @@ def structure(value: Any, target: type[T], path: str = "") -> T:
     """
     with suppress(Exception):  # whatever is wrong with it, the second pass says where
         return _FAST().structure(value, target)
-    slowly: T = _structured_slowly(value, target, path)
-    return slowly
+    return cast("T", _structured_slowly(value, target, path))
 
 
 def checked_object(value: Any) -> dict[str, Any]:
