@@ -112,13 +112,13 @@ def noted_in(output: Path) -> dict[str, Noted]:
 def members_in(output: Path) -> dict[str, list[tuple[Any, ...]]]:
     """The rows of each member that has any; those of a member stand together."""
     found: dict[str, list[tuple[Any, ...]]] = {}
-    for user_id, rows in groupby(_rows_in(output), key=lambda row: str(row[0])):
+    for user_id, rows in groupby(rows_in(output), key=lambda row: str(row[0])):
         assert user_id not in found
         found[user_id] = list(rows)
     return found
 
 
-def _rows_in(output: Path) -> list[tuple[Any, ...]]:
+def rows_in(output: Path) -> list[tuple[Any, ...]]:
     """All rows, in the output's order, as its format reads them back."""
     match output.suffix:
         case ".jsonl":

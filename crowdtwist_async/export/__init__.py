@@ -4,7 +4,9 @@ Exports: every page of many members to a file, every row exactly once, however o
 
 from crowdtwist_async.export.api import export
 from crowdtwist_async.export.ids import IdSource, read_ids
+from crowdtwist_async.export.merging import MergeReport, merge
 from crowdtwist_async.export.plan import Plan
 from crowdtwist_async.export.report import ExportReport
+from crowdtwist_async.export.shard import Shard
 
-__all__ = ["ExportReport", "IdSource", "Plan", "export", "read_ids"]
+__all__ = ["ExportReport", "IdSource", "MergeReport", "Plan", "Shard", "export", "merge", "read_ids"]

@@ -24,6 +24,7 @@ from crowdtwist_async.export.outage import OutageError
 from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.rows import iso
 from crowdtwist_async.export.run import Pace, Run
+from crowdtwist_async.export.shard import Shard
 from crowdtwist_async.export.source import Source
 from crowdtwist_async.export.store import FileWork
 from crowdtwist_async.export.target import STANDARD_OUTPUT, Target
@@ -42,6 +43,7 @@ async def export(
     include_soldout: bool | None = None,
     date_start: date | str | None = None,
     date_end: date | str | None = None,
+    shard: Shard | str | None = None,
     concurrency: int = 64,
     fresh: bool = False,
     retry_failed: bool = False,
@@ -69,6 +71,8 @@ async def export(
         include_soldout: Rewards: also those of which none are left.
         date_start: Purchases: the first day.
         date_end: Purchases: the last day; by default the day (UTC) on which the output was begun.
+        shard: Export only the members of one shard, such as `2/7`: see `Shard`. Each shard is told of
+            all members, and has a name, a ledger and a lock of its own beside or in the output.
         concurrency: Members at once.
         fresh: Remove what an earlier export wrote there, and begin anew.
         retry_failed: Try members again that failed in an earlier run.
@@ -93,23 +97,29 @@ async def export(
     pace = Pace(
         checked_positive(concurrency, "concurrency"), _checked_wait(max_outage), retry_failed=retry_failed
     )
+    part = None if shard is None else _checked_shard(shard, source)
     place, stop = os.fspath(output), stop or anyio.Event()
     if place == STANDARD_OUTPUT and (fresh or retry_failed or max_age is not None):
         raise ConfigurationError("standard output holds no earlier export: name a file")
-    report = ExportReport(place, endpoint, per_minute=_rate(client))
-    found = await _counted(user_ids, stop)
+    report = ExportReport(
+        place, endpoint, shard=None if part is None else str(part), per_minute=_rate(client)
+    )
+    found = await _counted(user_ids, part, stop)
     if found is None:
         report.status, report.reason = "stopped", "all ids had not come yet, and nothing was begun"
         return report
     ids, counted = found
-    report.ids, report.blank = counted.ids, counted.blank
-    asked = {**_asked(client, source, counted), "disarm_formulas": str(disarm_formulas)}
+    report.ids, report.blank, report.other_shards = counted.ids, counted.blank, counted.other_shards
+    asked = {
+        **_asked(client, source, counted),
+        "disarm_formulas": str(disarm_formulas),
+        "shard": report.shard or "",
+    }
     age = max_age.total_seconds() if isinstance(max_age, timedelta) else max_age
     work = FileWork()
     try:
-        target = await work.do(
-            lambda: _opened(work, Target(place, endpoint, fresh=fresh, disarm_formulas=disarm_formulas))
-        )
+        opening = partial(Target, place, endpoint, fresh=fresh, disarm_formulas=disarm_formulas, shard=part)
+        target = await work.do(lambda: _opened(work, opening()))
         source = await work.do(partial(_begin, target, asked, source, report, age))
         if report.completed_at is not None and not (retry_failed and report.failed):
             report.status = "already_complete"
@@ -127,7 +137,7 @@ async def export(
 
 
 async def _counted(
-    user_ids: Iterable[str] | AsyncIterable[str] | Path | IdSource, stop: anyio.Event
+    user_ids: Iterable[str] | AsyncIterable[str] | Path | IdSource, shard: Shard | None, stop: anyio.Event
 ) -> tuple[IdSource, IdCount] | None:
     """The ids; `None`: it was to stop before all had come."""
     if stop.is_set():
@@ -137,7 +147,7 @@ async def _counted(
     async with anyio.create_task_group() as group:
         group.start_soon(_cancel_on, stop, group.cancel_scope)
         try:
-            ids = await collect_ids(user_ids)
+            ids = (await collect_ids(user_ids)).of(shard)
             found = ids, await in_daemon_thread(ids.count)
         except Exception as error:  # noqa: BLE001 - raised below, as the group would wrap it
             failure = error
@@ -185,6 +195,7 @@ def _begin(
     target: Target, asked: dict[str, str], source: Source, report: ExportReport, age: float | None
 ) -> Source:
     """Open the output, see how far it is, and return what to fetch: the last day stays what it was."""
+    report.output = target.output
     target.begin(asked)
     target.check_age(age)
     _tally(report, target)
@@ -212,6 +223,15 @@ def _checked_wait(max_outage: Any) -> float:
     if isinstance(max_outage, bool) or not isinstance(max_outage, int | float) or not max_outage >= 0:
         raise ConfigurationError("max_outage must be a number of seconds, 0 (do not wait) or more")
     return float(max_outage)
+
+
+def _checked_shard(shard: Shard | str, source: Source) -> Shard:
+    if source.name == "purchases" and source.date_end is None:
+        raise ConfigurationError(
+            "a shard of purchases needs date_end (--date-end): shards that begin on different days would"
+            " end with different ones"
+        )
+    return Shard.of(shard)
 
 
 def _asked(client: CrowdTwistClient, source: Source, ids: IdCount) -> dict[str, str]:

@@ -25,6 +25,7 @@ import anyio.to_thread
 
 from crowdtwist_async.errors import ConfigurationError, InvalidArgumentError
 from crowdtwist_async.export.aside import AT_ONCE, Aside, Kept, chunked, encoded
+from crowdtwist_async.export.shard import Shard
 from crowdtwist_async.export.threads import in_daemon_thread
 
 _GZIP = b"\x1f"
@@ -40,7 +41,9 @@ class IdCount(NamedTuple):
     blank: int
     """Lines without an id."""
     digest: str
-    """The same for the same ids in the same order."""
+    """The same for the same ids in the same order, those of all shards."""
+    other_shards: int = 0
+    """Ids that belong to other shards: they are not among `ids`."""
 
 
 class IdSource:
@@ -49,23 +52,30 @@ class IdSource:
 
     Args:
         lines: Reads them from the start; an empty text is a blank line.
+        shard: Which of them are meant; by default all.
     """
 
-    def __init__(self, lines: Callable[[], Iterator[str]]) -> None:
+    def __init__(self, lines: Callable[[], Iterator[str]], shard: Shard | None = None) -> None:
         self._lines = lines
+        self._shard = shard
         self._digest: str | None = None
+
+    def of(self, shard: Shard | None) -> IdSource:
+        """Those of the same that belong to a shard."""
+        return self if shard is None else IdSource(self._lines, shard)
 
     def count(self) -> IdCount:
         """Read all of them once."""
-        ids = lines = 0
+        ids = lines = held = 0
         digest = blake2b(digest_size=_DIGEST_BYTES)
         for some in chunked(self._lines()):
             named = list(filter(None, some))
             digest.update(encoded(named))
             lines += len(some)
             ids += len(named)
+            held += len(named if self._shard is None else self._shard.held(named))
         self._digest = digest.hexdigest()
-        return IdCount(ids, lines - ids, self._digest)
+        return IdCount(held, lines - ids, self._digest, ids - held)
 
     def read(self) -> Iterator[str]:
         """
@@ -78,7 +88,7 @@ class IdSource:
         for some in chunked(self._lines()):
             named = list(filter(None, some))
             digest.update(encoded(named))
-            yield from named
+            yield from named if self._shard is None else self._shard.held(named)
         if self._digest not in (None, digest.hexdigest()):
             raise ConfigurationError(
                 "the ids changed while they were exported: put them back as they were, and export again"

@@ -24,6 +24,7 @@ from crowdtwist_async.export.storage import (
     PRIVATE,
     changed,
     check_in_place,
+    difference,
     foreign,
     lock,
     storing,
@@ -165,6 +166,10 @@ class Ledger:
         found = self._found("SELECT value FROM export_state WHERE key = ?", key)
         return str(found[0][0]) if found else None
 
+    def state(self) -> dict[str, str]:
+        """All of it."""
+        return dict(self._found("SELECT key, value FROM export_state"))
+
     def _found(self, query: str, *values: str) -> list[Any]:
         with storing(self._name):
             return self._connection.execute(query, values).fetchall()
@@ -181,7 +186,9 @@ class Ledger:
             self.commit((), wanted)
             return
         other = [
-            _difference(key, self.get(key), value) for key, value in wanted.items() if self.get(key) != value
+            difference(key, self.get(key), value)
+            for key, value in wanted.items()
+            if (self.get(key) or "") != value
         ]
         if other:
             raise OutputMismatchError(
@@ -288,9 +295,3 @@ def _check_header(path: Path) -> None:
 def _primary_code(error: Exception) -> int | None:
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
-
-
-def _difference(key: str, before: str | None, now: str) -> str:
-    if key == "ids":
-        return "the ids are not the same"
-    return f"{key.replace('_', '-')} was {before or 'not given'} and is {now or 'not given'}"

@@ -29,7 +29,11 @@ class ExportReport:
     completed_at: str | None = None
     """When the output was complete, in ISO 8601."""
     ids: int = 0
-    """Ids that were given, duplicates included."""
+    """Ids that were given, duplicates included; of a shard, its own alone."""
+    shard: str | None = None
+    """Which part of the run this is, such as `2/7`; `None`: all of it."""
+    other_shards: int = 0
+    """Ids that were given and belong to other shards."""
     duplicates: int = 0
     """Ids that were given before; known once the export is complete."""
     blank: int = 0

@@ -23,9 +23,9 @@ _LOCKED: set[tuple[int, int]] = set()
 
 
 @contextmanager
-def storing(place: object) -> Iterator[None]:
+def storing(place: object, remedy: str = "") -> Iterator[None]:
     """
-    Say of a failure to write what could not be written.
+    Say of a failure to write what could not be written, and what helps when that is put right.
 
     Raises:
         StorageError: Instead of the system's own error.
@@ -42,7 +42,8 @@ def storing(place: object) -> Iterator[None]:
     else:
         return
     goes_on = "" if place == STANDARD_OUTPUT else ": it goes on from what was committed"
-    raise StorageError(f"{place} can't be written: {reason}. Put that right and export again{goes_on}")
+    remedy = remedy or f"export again{goes_on}"
+    raise StorageError(f"{place} can't be written: {reason}. Put that right and {remedy}")
 
 
 def create(path: Path) -> int:
@@ -119,13 +120,20 @@ def sync_folder(folder: Path) -> None:
 
 def replace_file(path: Path, content: Iterator[bytes]) -> None:
     """Write a private file whole: readers see the old one or the new one."""
+    with replacing(path) as (_, descriptor):
+        for some in content:
+            write_all(descriptor, some)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[tuple[Path, int]]:
+    """Give the name and the descriptor of a new private file, which takes its place when it is written."""
     beside = _beside(path)
     beside.unlink(missing_ok=True)
     try:
         descriptor = create(beside)
         try:
-            for some in content:
-                write_all(descriptor, some)
+            yield beside, descriptor
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -156,3 +164,10 @@ def changed(path: object, what: str) -> OutputMismatchError:
 def foreign(path: object, what: str) -> OutputMismatchError:
     """The refusal to touch what this export did not write."""
     return OutputMismatchError(f"{path} {what}. It is left as it is: move it away, or name another output")
+
+
+def difference(key: str, before: str | None, now: str | None) -> str:
+    """What an export was begun with, and what is asked for now."""
+    if key == "ids":
+        return "the ids are not the same"
+    return f"{key.replace('_', '-')} was {before or 'not given'} and is {now or 'not given'}"

@@ -17,10 +17,12 @@ from crowdtwist_async.export.formats.jsonl import BEGINS, StandardOutput
 from crowdtwist_async.export.formats.lines import looks_ours
 from crowdtwist_async.export.ledger import Ledger
 from crowdtwist_async.export.rows import iso
+from crowdtwist_async.export.shard import LEDGER, Shard, check_split
 from crowdtwist_async.export.storage import foreign, remove_file, replace_file, storing
 
 STANDARD_OUTPUT = "-"
-_COMPLETED_AT = "completed_at"
+ERRORS = ".errors.jsonl"
+COMPLETED_AT = "completed_at"
 
 
 class Target:
@@ -32,14 +34,24 @@ class Target:
         name: `points`, `rewards` or `purchases`.
         fresh: Whether to remove what an earlier export wrote there.
         disarm_formulas: Whether CSV cells that spreadsheets would calculate are disarmed.
+        shard: Which of the shards that make the output together; by default there are none.
 
     Raises:
         ConfigurationError: There is no such format, or it is no local path.
         ExportError: It is locked, damaged, somebody else's, or can't be written.
     """
 
-    def __init__(self, output: str, name: str, *, fresh: bool = False, disarm_formulas: bool = False) -> None:
+    def __init__(
+        self,
+        output: str,
+        name: str,
+        *,
+        fresh: bool = False,
+        disarm_formulas: bool = False,
+        shard: Shard | None = None,
+    ) -> None:
         self.output = output
+        """Where the rows are: those of a shard have a name of their own."""
         self._errors_path: Path | None = None
         if disarm_formulas and not output.endswith(".csv"):
             raise ConfigurationError("disarming formulas is for CSV alone: no other format has any")
@@ -48,15 +60,20 @@ class Target:
             self.writer: Writer = StandardOutput(self.ledger)
             return
         with storing(output):
-            path = _checked_path(output)
-            made = format_of(path, disarm_formulas=disarm_formulas)
-            ledger_path = path if made.has_own_ledger else path.with_name(f"{path.name}.ledger.sqlite")
-            if not fresh and made.is_taken(path) and not _has_content(ledger_path):
+            whole = checked_path(output)
+            made = format_of(whole, disarm_formulas=disarm_formulas, shard=shard)
+            check_split(whole, shard)
+            own = whole if shard is None else shard.beside(whole)
+            path = whole if made.is_folder else own
+            place = output if shard is None else f"shard {shard} of {output}"
+            self.output = output if path == whole else str(path)
+            ledger_path = own if made.has_own_ledger else own.with_name(f"{own.name}{LEDGER}")
+            if not fresh and made.is_taken(path) and not has_content(ledger_path):
                 raise foreign(path, f"is there already, and no ledger {ledger_path.name} is beside it")
-            errors = self._errors_path = path.with_name(f"{path.name}.errors.jsonl")
+            errors = self._errors_path = own.with_name(f"{own.name}{ERRORS}")
             if errors.exists() and not looks_ours(errors, BEGINS):
                 raise foreign(errors, "is there already, and was written by no export")
-            self.ledger = Ledger(ledger_path, output, (lambda: made.discard(path)) if fresh else None)
+            self.ledger = Ledger(ledger_path, place, (lambda: made.discard(path)) if fresh else None)
             self.writer = made.writer(path, self.ledger, name)
 
     def close(self) -> None:
@@ -79,7 +96,7 @@ class Target:
     @property
     def completed_at(self) -> datetime | None:
         """When it was complete."""
-        text = self.ledger.get(_COMPLETED_AT)
+        text = self.ledger.get(COMPLETED_AT)
         return None if text is None else datetime.fromisoformat(text)
 
     def check_age(self, max_age: float | None) -> None:
@@ -101,13 +118,13 @@ class Target:
     def reopen(self) -> None:
         """Note that it is not complete: a run is about to add to it."""
         if self.completed_at is not None:
-            self.ledger.commit((), {_COMPLETED_AT: None})
+            self.ledger.commit((), {COMPLETED_AT: None})
 
     def complete(self) -> datetime:
         """Note that it is complete, and return when."""
         self.writer.finish()
         now = datetime.now(UTC).replace(microsecond=0)
-        self.ledger.commit((), {_COMPLETED_AT: iso(now)})
+        self.ledger.commit((), {COMPLETED_AT: iso(now)})
         return now
 
     def write_errors(self, id_type: str) -> str | None:
@@ -124,26 +141,29 @@ class Target:
             if not self.ledger.totals().failed:
                 remove_file(path)
                 return None
-            replace_file(path, self._failures(id_type))
+            replace_file(path, failures_of(self.ledger, id_type))
         return str(path)
 
-    def _failures(self, id_type: str) -> Iterator[bytes]:
-        for user_id, error, message in self.ledger.failures():
-            line = {
-                "requested_id": user_id,
-                "requested_id_type": id_type,
-                "error": error,
-                "message": message,
-            }
-            yield msgspec.json.encode(line) + b"\n"
+
+def failures_of(ledger: Ledger, id_type: str) -> Iterator[bytes]:
+    """The lines of a file of failed members."""
+    for user_id, error, message in ledger.failures():
+        line = {"requested_id": user_id, "requested_id_type": id_type, "error": error, "message": message}
+        yield msgspec.json.encode(line) + b"\n"
 
 
-def _has_content(path: Path) -> bool:
+def has_content(path: Path) -> bool:
     """Whether there is a ledger: an empty file knows nothing of an output, which would be cut to nothing."""
     return path.exists() and path.stat().st_size > 0
 
 
-def _checked_path(output: str) -> Path:
+def checked_path(output: str) -> Path:
+    """
+    An output's path.
+
+    Raises:
+        ConfigurationError: No file can be there.
+    """
     if "://" in output:
         raise ConfigurationError(
             "exports are written to a local disk, where a crash can be recovered from: name a local"

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export.ledger import Ledger, Mark
 from crowdtwist_async.export.rows import Row
+from crowdtwist_async.export.shard import Shard
 
 
 class Limits(NamedTuple):
@@ -63,12 +64,14 @@ class Format(NamedTuple):
     """Whether something is there."""
     has_own_ledger: bool = False
     """The ledger is in the output itself."""
+    is_folder: bool = False
+    """The shards of an output have files of their own in it, instead of beside it."""
 
 
 SUFFIXES = (".jsonl", ".csv", ".parquet", ".sqlite")
 
 
-def format_of(path: Path, *, disarm_formulas: bool = False) -> Format:
+def format_of(path: Path, *, disarm_formulas: bool = False, shard: Shard | None = None) -> Format:
     """
     The format of an output's name.
 
@@ -87,7 +90,7 @@ def format_of(path: Path, *, disarm_formulas: bool = False) -> Format:
         case ".parquet":
             from crowdtwist_async.export.formats import parquet
 
-            return parquet.FORMAT
+            return parquet.make_format(shard)
         case ".sqlite":
             from crowdtwist_async.export.formats import sqlite
 

@@ -17,7 +17,7 @@ from crowdtwist_async.export.formats.lines import LineWriter, discard_lines
 from crowdtwist_async.export.ledger import Ledger
 from crowdtwist_async.export.rows import Row, columns, flatten, iso
 
-_BEGINS = b"requested_id,requested_id_type,"
+BEGINS = b"requested_id,requested_id_type,"
 _FORMULA = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")
 """Spreadsheets take a cell that begins so for a formula; some take the full-width signs as well."""
 
@@ -26,7 +26,7 @@ def make_format(*, disarm: bool) -> Format:
     """Make the format; `disarm` puts an apostrophe before texts that spreadsheets would calculate."""
     return Format(
         writer=partial(_writer, _disarmed if disarm else _cell),
-        discard=lambda path: discard_lines(path, _BEGINS),
+        discard=lambda path: discard_lines(path, BEGINS),
         is_taken=lambda path: path.exists() or path.is_symlink(),
     )
 
@@ -35,7 +35,12 @@ def _writer(cell: Callable[[Any], Any], path: Path, ledger: Ledger, name: str) -
     def encode(rows: Sequence[Row]) -> bytes:
         return _lines([cell(value) for value in flatten(row)] for row in rows)
 
-    return LineWriter(path, ledger, encode, header=_lines([columns(name)]), begins=_BEGINS)
+    return LineWriter(path, ledger, encode, header=header(name), begins=BEGINS)
+
+
+def header(name: str) -> bytes:
+    """The first line of an endpoint's exports."""
+    return _lines([columns(name)])
 
 
 def _lines(rows: Iterable[Iterable[Any]]) -> bytes:

@@ -22,7 +22,7 @@ from crowdtwist_async.export.storage import (
     write_all,
 )
 
-_BYTES = "bytes"
+BYTES = "bytes"
 _BUFFERED = 1 << 18
 _CLOSED = -1
 
@@ -51,7 +51,7 @@ class LineWriter:
 
     def recover(self) -> None:
         """Cut the file to its committed bytes, or begin it."""
-        self._committed = int(self._ledger.get(_BYTES) or 0)
+        self._committed = int(self._ledger.get(BYTES) or 0)
         with storing(self._path):
             self._file = self._opened()
             sync_folder(self._path.parent)
@@ -87,7 +87,7 @@ class LineWriter:
             check_in_place(self._file, self._path)
             os.fsync(self._file)
             self._committed = os.lseek(self._file, 0, os.SEEK_CUR)
-        self._ledger.commit(marks, {_BYTES: str(self._committed)})
+        self._ledger.commit(marks, {BYTES: str(self._committed)})
 
     def _flush(self) -> None:
         with storing(self._path):

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from crowdtwist_async.errors import ConfigurationError
-from crowdtwist_async.export.formats import Format, Limits, Writer
+from crowdtwist_async.export.formats import Format, Limits
 from crowdtwist_async.export.ledger import Ledger, Mark
 from crowdtwist_async.export.rows import SCHEMA_VERSION, Kind, Row, columns, flatten
+from crowdtwist_async.export.shard import Shard
 from crowdtwist_async.export.storage import PRIVATE_FOLDER, changed, create, foreign, storing, sync_folder
 
 try:
@@ -36,10 +38,43 @@ _TYPES = {
     Kind.INSTANT: pa.timestamp("us", tz="UTC"),
 }
 _OURS = b"crowdtwist_async.schema"
-_PART = r"part-[0-9]{6,}\.parquet"
 _UNFINISHED = ".unfinished"
 _GROUP = 10_000
 """Rows of a row group; so many are held in memory."""
+
+
+class _Names:
+    """How the parts of an output are called, or those of one of its shards."""
+
+    def __init__(self, shard: Shard | None) -> None:
+        self._begin = "part-" if shard is None else f"part-{shard.tag}-"
+        self._own = rf"{self._begin}([0-9]{{6,}})\.parquet"
+        others = "" if shard is None else rf"part-[0-9]{{1,5}}-of-{shard.count}-[0-9]{{6,}}\.parquet"
+        self._others = others
+
+    def part(self, number: int) -> str:
+        """The name of a part."""
+        return f"{self._begin}{number:06}.parquet"
+
+    def next_number(self, known: Iterable[str]) -> int:
+        """The first that no part has."""
+        found = (re.fullmatch(self._own, name) for name in known)
+        return 1 + max((int(match[1]) for match in found if match), default=0)
+
+    def are_taken_by(self, name: str) -> bool:
+        """Whether a file is in the way: to an export that has the folder for itself, all are."""
+        return not self._others or re.fullmatch(self._own, name) is not None
+
+    def parts(self, folder: Path, known: Container[str] = ()) -> list[Path]:
+        """The parts that an export wrote, unfinished ones included; in the folder no others may be."""
+        parts = []
+        for path in sorted(folder.iterdir()):
+            unfinished = re.fullmatch(rf"\.{self._own}{_UNFINISHED}", path.name)
+            if unfinished or path.name in known or (re.fullmatch(self._own, path.name) and _is_ours(path)):
+                parts.append(path)
+            elif path.suffix == ".parquet" and not re.fullmatch(self._others, path.name):
+                raise foreign(path, "is a part that no export wrote, and would be read as one")
+        return parts
 
 
 class ParquetWriter:
@@ -47,7 +82,8 @@ class ParquetWriter:
 
     limits = Limits(seconds=60.0, members=100_000, rows=100_000)
 
-    def __init__(self, path: Path, ledger: Ledger, name: str) -> None:
+    def __init__(self, names: _Names, path: Path, ledger: Ledger, name: str) -> None:
+        self._names = names
         self._path = path
         self._ledger = ledger
         fields = [pa.field(column, _TYPES[kind]) for column, kind in columns(name).items()]
@@ -66,7 +102,7 @@ class ParquetWriter:
         with storing(self._path):
             self._path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
             sync_folder(self._path.parent)
-            found = _parts(self._path, known)
+            found = self._names.parts(self._path, known)
             for part in found:
                 if part.name not in known:
                     part.unlink()
@@ -74,7 +110,7 @@ class ParquetWriter:
             sizes = {part.name: part.stat().st_size for part in found if part.exists()}
         if sizes != known:
             raise changed(self._path, "lacks a part that its ledger names, or has it in another size")
-        self._next = 1 + max((int(re.sub(r"\D", "", name)) for name in known), default=0)
+        self._next = self._names.next_number(known)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Take a member's rows; whole row groups go into the part's file."""
@@ -98,7 +134,7 @@ class ParquetWriter:
 
     @property
     def _name(self) -> str:
-        return f"part-{self._next:06}.parquet"
+        return self._names.part(self._next)
 
     @property
     def _unfinished(self) -> Path:
@@ -144,18 +180,6 @@ class ParquetWriter:
             self._unfinished.unlink()
 
 
-def _parts(folder: Path, known: Container[str] = ()) -> list[Path]:
-    """The parts that an export wrote into a folder, unfinished ones included; nothing else may be there."""
-    parts = []
-    for path in sorted(folder.iterdir()):
-        unfinished = re.fullmatch(rf"\.{_PART}{_UNFINISHED}", path.name)
-        if unfinished or path.name in known or (re.fullmatch(_PART, path.name) and _is_ours(path)):
-            parts.append(path)
-        elif path.suffix == ".parquet":
-            raise foreign(path, "is a part that no export wrote, and would be read as one")
-    return parts
-
-
 def _is_ours(part: Path) -> bool:
     try:
         return _OURS in (pq.read_schema(part).metadata or {})
@@ -163,22 +187,28 @@ def _is_ours(part: Path) -> bool:
         return False
 
 
-def _discard(path: Path) -> None:
+def _discard(names: _Names, path: Path) -> None:
     """Remove the parts; the folder, and what else is in it, stays."""
     if not path.exists() and not path.is_symlink():
         return
     if not path.is_dir():
         raise foreign(path, "is no folder of an export")
-    for part in _parts(path):
+    for part in names.parts(path):
         part.unlink()
 
 
-def _is_taken(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists() or path.is_symlink()
+def _is_taken(names: _Names, path: Path) -> bool:
+    if path.is_dir():
+        return any(names.are_taken_by(file.name) for file in path.iterdir())
+    return path.exists() or path.is_symlink()
 
 
-def _writer(path: Path, ledger: Ledger, name: str) -> Writer:
-    return ParquetWriter(path, ledger, name)
-
-
-FORMAT = Format(writer=_writer, discard=_discard, is_taken=_is_taken)
+def make_format(shard: Shard | None = None) -> Format:
+    """Make the format; a shard has parts of its own, and touches no others."""
+    names = _Names(shard)
+    return Format(
+        writer=partial(ParquetWriter, names),
+        discard=partial(_discard, names),
+        is_taken=partial(_is_taken, names),
+        is_folder=True,
+    )
