@@ -118,6 +118,13 @@ def ceiling(session: nox.Session) -> None:
 
 
 @nox.session
+def plan(session: nox.Session) -> None:
+    """Compare plans with runs at 600 requests a minute; 11 minutes."""
+    _install(session)
+    session.run("python", "-m", "benchmarks.plan", *session.posargs)
+
+
+@nox.session
 def resilience(session: nox.Session) -> None:
     """Measure outages, faults, a thousand cancels, prefetch and the memory of a fan-out."""
     _install(session)

@@ -4,7 +4,6 @@ The commands and their flags. No flag takes a key: it comes from the environment
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -18,17 +17,19 @@ from crowdtwist_async.cli import USAGE, say
 from crowdtwist_async.cli._calls import print_all, print_points
 from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.cli._export import ExportOptions, run_export
-from crowdtwist_async.cli._plan import print_plan
+from crowdtwist_async.cli._merge import merge
+from crowdtwist_async.cli._plan import plan
 from crowdtwist_async.cli._serve import serve_emulator
 from crowdtwist_async.cli._usage import explained
+from crowdtwist_async.cli._values import Flag, seconds
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError
+from crowdtwist_async.export import Shard
 
 PointsIdType = Literal["id", "email", "third_party_id", "mobile_phone_number"]
 RewardsIdType = Literal[
     "id", "email", "third_party_id", "mobile_phone_number", "username", "facebook_user_id", "twitter_user_id"
 ]
-Flag = Annotated[bool, Parameter(negative="")]
 
 app = App(
     name="crowdtwist",
@@ -42,6 +43,8 @@ app = App(
 )
 exports = App(name="export", help="Export every page of many members to a file.")
 app.command(exports)
+app.command(plan)
+app.command(merge)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -80,6 +83,8 @@ class ExportFlags:
     """A file with one member id a line, gzip or not, or - for standard input."""
     column: str | None = None
     """The ids are in this column of a CSV file."""
+    shard: str | None = None
+    """Export only the members of shard i of n, such as 0/7 to 6/7; crowdtwist merge makes them one."""
     concurrency: int = 64
     """Members at once."""
     per_minute: float | None = None
@@ -104,17 +109,10 @@ class ExportFlags:
     def options(self, endpoint: str, id_type: str, **of_endpoint: Any) -> ExportOptions:
         """The flags as the export takes them."""
         flags = {name: value for name, value in vars(self).items() if name != "per_minute"}
-        flags["max_age"] = None if self.max_age is None else _seconds(self.max_age, "--max-age")
-        flags["max_outage"] = _seconds(self.max_outage, "--max-outage")
+        flags["max_age"] = None if self.max_age is None else seconds(self.max_age, "--max-age")
+        flags["shard"] = None if self.shard is None else Shard.of(self.shard)
+        flags["max_outage"] = seconds(self.max_outage, "--max-outage")
         return ExportOptions(endpoint=endpoint, id_type=id_type, **flags, **of_endpoint)
-
-
-def _seconds(text: str, flag: str) -> float:
-    """A time like 90s, 15m, 20h or 2d."""
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text.strip())
-    if match is None:
-        raise ConfigurationError(f"{flag} takes a time like 90s, 15m, 20h or 2d")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]]
 
 
 @app.command
@@ -244,28 +242,6 @@ def _exported(
 ) -> int:
     connection = (connect or ConnectionFlags()).connection(flags.per_minute)
     return anyio.run(run_export, connection, flags.options(endpoint, id_type, **of_endpoint))
-
-
-@app.command
-def plan(
-    *,
-    ids: Annotated[str, Parameter(allow_leading_hyphen=True)],
-    endpoint: Literal["points", "rewards", "purchases"],
-    column: str | None = None,
-    pages_per_member: float | None = None,
-    per_minute: float | None = None,
-) -> int:
-    """
-    Print what an export would take: members, requests, time. No request is made.
-
-    Args:
-        ids: A file with one member id a line, gzip or not, or - for standard input.
-        endpoint: What to export.
-        column: The ids are in this column of a CSV file.
-        pages_per_member: Pages of 10 that a member has in the mean.
-        per_minute: Requests a minute; by default 5,000, as for an export.
-    """
-    return print_plan(ids, column, endpoint, pages_per_member, per_minute)
 
 
 @app.command

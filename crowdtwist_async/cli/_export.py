@@ -24,8 +24,8 @@ from crowdtwist_async.cli._summary import summary_of
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, StorageError
-from crowdtwist_async.export import ExportReport, IdSource, export, read_ids
-from crowdtwist_async.export.plan import CEILING, EXPORT_RATE, counted
+from crowdtwist_async.export import ExportReport, IdSource, Shard, export, read_ids
+from crowdtwist_async.export.plan import EXPORT_RATE, counted, warnings_of
 from crowdtwist_async.export.storage import replace_file, storing
 from crowdtwist_async.export.target import STANDARD_OUTPUT
 
@@ -49,6 +49,7 @@ class ExportOptions:
     include_soldout: bool | None = None
     date_start: date | None = None
     date_end: date | None = None
+    shard: Shard | None = None
     concurrency: int
     fresh: bool
     retry_failed: bool
@@ -70,7 +71,8 @@ class ExportOptions:
     def _check_summary(self, name: str) -> None:
         """Refuse a place that can't take the summary now, rather than when the export has ended."""
         path = Path(os.path.realpath(name))
-        taken = [f"{self.output}{end}" for end in ("", ".ledger.sqlite", ".errors.jsonl")]
+        own = self.output if self.shard is None else self.shard.beside(Path(self.output))
+        taken = [self.output, *(f"{own}{end}" for end in ("", ".ledger.sqlite", ".errors.jsonl"))]
         if str(path) in [os.path.realpath(other) for other in (*taken, self.ids) if other is not None]:
             raise ConfigurationError("--summary names a file of the export itself: name another")
         if name == STANDARD_OUTPUT or (path.exists() and not path.is_file()):
@@ -117,8 +119,8 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
     emulator = connection.make_emulator()
     ids = options.id_source(emulator)
     client = await anyio.to_thread.run_sync(connection.client, emulator, EXPORT_RATE)
-    if (connection.rate(EXPORT_RATE) or 0) > CEILING:
-        say(f"warning: the contract allows a program {CEILING:,} requests a minute, its live site included")
+    for warning in warnings_of(connection.rate(EXPORT_RATE) or 0, options.shard):
+        say(warning)
     display = ProgressDisplay(
         make_console(options.output, quiet=options.quiet),
         options.endpoint,
@@ -177,6 +179,7 @@ async def _export(
             include_soldout=options.include_soldout,
             date_start=options.date_start,
             date_end=options.date_end,
+            shard=options.shard,
             concurrency=options.concurrency,
             fresh=options.fresh,
             retry_failed=options.retry_failed,
@@ -209,7 +212,8 @@ async def _write_summary(
     """Write the summary to its file, also that of an export that failed: an older one would mislead."""
     if options.summary is None:
         return
-    told = report or ExportReport(options.output, options.endpoint)
+    shard = None if options.shard is None else str(options.shard)
+    told = report or ExportReport(options.output, options.endpoint, shard=shard)
     if status is not None:
         told = evolve(told, status=status, reason=reason)
     # Unlike msgspec, this takes the names of files that are no UTF-8.

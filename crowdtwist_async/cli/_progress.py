@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from crowdtwist_async.cli._summary import percent
+from crowdtwist_async.cli._summary import percent, title_of
 from crowdtwist_async.export.plan import Plan, counted, duration
 from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.target import STANDARD_OUTPUT
@@ -102,7 +102,7 @@ class ProgressDisplay:
         if not self.has_begun and report.status == "running":
             self.has_begun = True
             self._footer.is_shown = self._console.is_terminal
-            self.say(f"{self._endpoint}: {plan_of(report)}.")
+            self.say(f"{title_of(report)}: {plan_of(report)}.")
 
     def say(self, sentence: str) -> None:
         """Print a sentence, above what moves."""
@@ -120,7 +120,7 @@ class ProgressDisplay:
 
     def _log(self) -> None:
         if self.report is not None and self.has_begun:
-            self.say(f"{self._endpoint}: {line_of(self.report)}")
+            self.say(f"{title_of(self.report)}: {line_of(self.report)}")
 
     def _print(self, renderable: ConsoleRenderable) -> None:
         with self._printing:

@@ -17,13 +17,13 @@ def summary_of(report: ExportReport) -> Iterator[str]:
     where = "standard output" if report.output == STANDARD_OUTPUT else report.output
     if report.status == "already_complete":
         yield (
-            f"{report.endpoint}: {where} is complete since {report.completed_at}:"
+            f"{title_of(report)}: {where} is complete since {report.completed_at}:"
             f" {counted(report.members, 'member')}, {counted(report.rows, 'row')}. No request was made;"
             " --fresh exports again."
         )
     else:
         yield (
-            f"{report.endpoint}: {counted(report.members, 'member')}, {counted(report.rows, 'row')},"
+            f"{title_of(report)}: {counted(report.members, 'member')}, {counted(report.rows, 'row')},"
             f" {counted(report.requests, 'request')}, {duration(report.seconds)}. Written to {where}."
         )
     yield from _counts(report)
@@ -31,6 +31,11 @@ def summary_of(report: ExportReport) -> Iterator[str]:
         yield from _where_to_go_on(report, where)
     elif report.ids and report.not_found == report.done:
         yield "The API knows none of these ids: check --id-type, and the environment."
+
+
+def title_of(report: ExportReport) -> str:
+    """What is exported."""
+    return report.endpoint if report.shard is None else f"{report.endpoint}, shard {report.shard}"
 
 
 def percent(share: float) -> str:
@@ -45,6 +50,7 @@ def _counts(report: ExportReport) -> Iterator[str]:
         "Unknown ids": report.not_found,
         "Members whose counts kept changing": report.drifted,
         "Ids given twice": report.duplicates,
+        "Ids of other shards": report.other_shards,
         "Blank lines": report.blank,
         "Done by earlier runs": report.resumed if report.status != "already_complete" else 0,
         "Retries": report.retries,

@@ -5,12 +5,14 @@ What an export costs before it begins: every member takes a request, whatever it
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from attrs import frozen
 
 from crowdtwist_async._budget import RateBudget
 from crowdtwist_async._walk import MAX_PAGES
 from crowdtwist_async.errors import ConfigurationError
+from crowdtwist_async.export.shard import Shard
 
 EXPORT_RATE = 5_000
 """Requests a minute of an export: half of the contract's ceiling stays with the program's live site."""
@@ -18,9 +20,7 @@ CEILING = 10_000
 """Requests a minute that the contract allows a program."""
 WHOLE_RATE = 9_700
 """Requests a minute of a client that leaves nothing to others."""
-ABOVE_CEILING = (
-    f"warning: the contract allows a program {CEILING:,} requests a minute, its live site included"
-)
+_ALLOWED = f"the contract allows a program {CEILING:,} requests a minute, its live site included"
 
 
 @frozen
@@ -63,6 +63,19 @@ class Plan:
         if self.per_minute == math.inf:
             return f"{least}, without a limit"
         return f"{least}: {duration(self.seconds)} at {self.per_minute:,.15g} requests a minute"
+
+
+def warnings_of(per_minute: float, shard: Shard | None = None) -> Iterator[str]:
+    """What is wrong with a rate: of one process, or of as many as there are shards."""
+    if per_minute > CEILING:
+        yield f"warning: {_ALLOWED}"
+    elif shard is not None and shard.count * per_minute > CEILING:
+        each = CEILING // shard.count or math.floor(CEILING * 1_000 / shard.count) / 1_000
+        yield (
+            f"warning: --per-minute is that of one process: {shard.count:,} shards at {per_minute:,.15g} are"
+            f" {shard.count * per_minute:,.15g} if all run at once, and {_ALLOWED}: give each --per-minute"
+            f" {each:.15g} or less"
+        )
 
 
 def counted(number: int, noun: str) -> str:
