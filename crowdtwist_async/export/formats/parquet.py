@@ -58,8 +58,12 @@ class Names:
 
     def next_number(self, known: Iterable[str]) -> int:
         """The first that no part has."""
-        found = (re.fullmatch(self._own, name) for name in known)
-        return 1 + max((int(match[1]) for match in found if match), default=0)
+        return 1 + max(map(self.number, known), default=0)
+
+    def number(self, name: str) -> int:
+        """The number of a part; 0: it has no such name."""
+        match = re.fullmatch(self._own, name)
+        return int(match[1]) if match else 0
 
     def are_own(self, name: str) -> bool:
         """Whether it is the name of a part."""

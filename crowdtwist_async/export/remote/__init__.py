@@ -59,7 +59,7 @@ def open_remote(
     names = Names(shard)
     _check_place(objects, names, shard, fresh=fresh)
     errors = RemoteErrors(objects, shard)
-    ledger = RemoteLedger(objects, shard, fresh=fresh)
+    ledger = RemoteLedger(objects, names, shard, fresh=fresh)
     writer = RemoteWriter(objects, names, ledger, name)
     try:
         writer.check()

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from crowdtwist_async.errors import OutputMismatchError
+from crowdtwist_async.export.formats.parquet import Names
 from crowdtwist_async.export.ledger import Ledger, Mark
 from crowdtwist_async.export.remote.lease import Lease
 from crowdtwist_async.export.remote.objects import Objects
@@ -79,6 +80,7 @@ class RemoteLedger(Ledger):
 
     Args:
         objects: Where the output is.
+        names: How its parts are called.
         shard: Whose ledger it is; `None`: that of the whole output.
         fresh: Whether what is there counts no more.
 
@@ -88,7 +90,7 @@ class RemoteLedger(Ledger):
         StorageError: The store can't be reached.
     """
 
-    def __init__(self, objects: Objects, shard: Shard | None = None, *, fresh: bool = False) -> None:
+    def __init__(self, objects: Objects, names: Names, shard: Shard | None = None, *, fresh: bool) -> None:
         place = objects.place if shard is None else f"shard {shard} of {objects.place}"
         super().__init__(None, place)
         self._objects = objects
@@ -104,7 +106,7 @@ class RemoteLedger(Ledger):
         try:
             self.lease = Lease(objects, f"{self._folder}/{_LEASE}", place)
             try:
-                self._read(fresh=fresh)
+                self._read(names, fresh=fresh)
             except BaseException:
                 self.lease.close()
                 raise
@@ -112,17 +114,18 @@ class RemoteLedger(Ledger):
             super().close()
             raise
 
-    def _read(self, *, fresh: bool) -> None:
+    def _read(self, parts: Names, *, fresh: bool) -> None:
         """Copy what the manifests say."""
-        numbered = (
-            (re.fullmatch(f"{self._folder}/{NUMBERED}", name), name) for name in self._objects.sizes()
-        )
+        sizes = self._objects.sizes()
+        numbered = ((re.fullmatch(f"{self._folder}/{NUMBERED}", name), name) for name in sizes)
         names = dict(sorted((int(match[1]), name) for match, name in numbered if match))
         self.number = 1 + max(names, default=0)
         with suppress(*((OutputMismatchError,) if fresh else ())):
             self._replay(names)
         if fresh:
             self._forget(names.values())
+            # Parts whose manifests somebody removed are removed too: theirs are the numbers before.
+            self.number = max(self.number, parts.next_number(sizes))
 
     def _replay(self, names: Mapping[int, str]) -> None:
         read: list[str] = []

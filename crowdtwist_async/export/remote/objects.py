@@ -34,9 +34,10 @@ class Objects:
         StorageError: The store refuses, or can't be reached. This holds for every method.
     """
 
-    def __init__(self, store: Any, root: str, place: str) -> None:
+    def __init__(self, store: Any, root: str, place: str, output: str = "") -> None:
         self._store = store
         self._root = root
+        self._output = output or place
         self.place = place
         """Its URL."""
 
@@ -61,7 +62,7 @@ class Objects:
     def split(self) -> tuple[Objects, str]:
         """The folder that this one is in, and its name there."""
         root, _, name = self._root.rpartition("/")
-        return Objects(self._store, root, self.place.removesuffix(f"/{name}")), name
+        return Objects(self._store, root, self.place.removesuffix(f"/{name}"), self.place), name
 
     def url(self, name: str) -> str:
         """The whole address of an object."""
@@ -146,7 +147,7 @@ class Objects:
                 break
             time.sleep(pause)
         raise StorageError(
-            f"{self.place} can't be read or written: {reason}. Put that right and export again: it goes on"
+            f"{self._output} can't be read or written: {reason}. Put that right and export again: it goes on"
             " from what was committed"
         )
 

@@ -51,17 +51,28 @@ class RemoteWriter(PartWriter):
 
     def _tidy(self) -> None:
         sizes, known = self._objects.sizes(), self._remote.parts()
+        # After the listing: a part of somebody who has taken over meanwhile is none that is wrong here.
+        self._remote.lease.renew()
         if {name: sizes.get(name) for name in known} != known:
             raise changed(
                 self._objects.place, "lacks a part that its ledger names, or has it in another size"
             )
+        for name in sizes:
+            if self._names.number(name) >= self._remote.number:
+                raise changed(self._objects.url(name), "is a part that its ledger does not name")
         self._objects.remove(self._strays(sizes))
 
     def _strays(self, sizes: dict[str, int]) -> list[str]:
-        """The own parts that no manifest names, and the manifests that count no more."""
+        """
+        The own parts that no manifest names, and the manifests that count no more.
+
+        What has the number of a manifest to come is left: it may be of somebody who has taken over.
+        """
         known, outdated = self._remote.parts(), self._remote.outdated
         return [
-            name for name in sizes if name in outdated or (self._names.are_own(name) and name not in known)
+            name
+            for name in sizes
+            if name in outdated or (0 < self._names.number(name) < self._remote.number and name not in known)
         ]
 
     def write(self, rows: Sequence[Row]) -> None:
