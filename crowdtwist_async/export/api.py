@@ -66,7 +66,8 @@ async def export(
         user_ids: The members: any iterable, a file as a `Path`, or `read_ids(path, column=)`. They are
             read twice, and each id is exported once.
         output: `OUT.jsonl`, `OUT.csv`, `OUT.parquet` (a folder), `OUT.sqlite`, or `-`: JSON Lines on
-            standard output, which can't be gone on with.
+            standard output, which can't be gone on with. Parquet also goes to an object store:
+            `s3://bucket/OUT.parquet`, `gs://`, `memory://`.
         id_type: What the ids are.
         include_soldout: Rewards: also those of which none are left.
         date_start: Purchases: the first day.

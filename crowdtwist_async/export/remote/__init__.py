@@ -71,9 +71,9 @@ def open_remote(
 
 def _check_place(objects: Objects, names: Names, shard: Shard | None, *, fresh: bool) -> None:
     """Refuse what no export, or an export of other shards, wrote there."""
+    there = objects.sizes()
     if objects.is_object():
         raise foreign(objects.place, "is an object, and no folder of an export")
-    there = objects.sizes()
     counts = {int(match[1]): name for name in there if (match := _OF_SHARD.fullmatch(name))}
     whole = next(filter(_OF_WHOLE.fullmatch, there), None)
     check_mixture(objects.place, counts, whole, shard)
