@@ -349,7 +349,7 @@ def test_it_says_what_to_install(
 ) -> None:
     """As nothing of it comes with the package itself."""
     for protocol in ("s3", "gs"):
-        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)  # type: ignore[attr-defined]
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
     monkeypatch.setitem(sys.modules, module, None)
 
     with pytest.raises(ConfigurationError, match=rf"^\S+ \S+ .*pip install '{packages}$"):
