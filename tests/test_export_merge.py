@@ -484,7 +484,7 @@ def test_a_merged_output_is_not_exported_to(output: Path) -> None:
     before = output.read_bytes()
 
     with pytest.raises(
-        OutputMismatchError, match="is made with --shard i/7, as .* shows: give the shard, or"
+        OutputMismatchError, match="is made with --shard i/7, as .* shows: give the shard, move"
     ):
         shard_made(emulator_of(), output, None)
     for path in output.parent.glob("*-of-7*"):

@@ -352,7 +352,10 @@ async def test_what_is_left_of_shards_is_enough_to_refuse(output: Path, left: st
             for name in contents(output.parent).keys() - {ledger_of_shard(output).name}:
                 (output.parent / name).unlink()
 
-    for shard, sentence in (("0/3", "give that number of shards"), (None, "give the shard, or name another")):
+    for shard, sentence in (
+        ("0/3", "give that number of shards"),
+        (None, "give the shard, move them all away"),
+    ):
         with pytest.raises(OutputMismatchError, match=f"is made with --shard i/7, as .* shows: {sentence}"):
             await export_shard(emulator_of(), output, shard)
 

@@ -30,10 +30,11 @@ Shards = Callable[[], Iterator[tuple[Path, Ledger]]]
 class Joined(Protocol):
     """A file that is made of shards."""
 
-    def is_made(self, shards: Shards) -> bool:
+    def is_made(self, shards: Shards, /) -> bool:
         """Whether it is there, as these shards make it."""
+        ...
 
-    def make(self, shards: Shards, *, fresh: bool) -> None:
+    def make(self, shards: Shards, /, *, fresh: bool) -> None:
         """
         Make it, whole or not at all.
 
@@ -73,13 +74,13 @@ class _Lines:
         lines = [max(int(state[BYTES]) - len(header), 0) for state in states]
         self._bytes = len(header) + sum(lines)
 
-    def is_made(self, shards: Shards) -> bool:
+    def is_made(self, shards: Shards, /) -> bool:
         if not self._path.is_file() or self._path.stat().st_size != self._bytes:
             return False
         with self._path.open("rb") as file:
             return all(file.read(len(some)) == some for some in self._content(shards))
 
-    def make(self, shards: Shards, *, fresh: bool) -> None:
+    def make(self, shards: Shards, /, *, fresh: bool) -> None:
         if self._path.exists():
             _check_replaceable(self._path, ours=looks_ours(self._path, self._begins), fresh=fresh)
         replace_file(self._path, self._content(shards))
@@ -112,7 +113,7 @@ class _Database:
             MERGED: digest.hexdigest(),
         }
 
-    def is_made(self, _: Shards) -> bool:
+    def is_made(self, _: Shards, /) -> bool:
         return self._merged() == self._state[MERGED]
 
     def _merged(self) -> str | None:
@@ -126,7 +127,7 @@ class _Database:
             return None
         return found.get(MERGED)
 
-    def make(self, shards: Shards, *, fresh: bool) -> None:
+    def make(self, shards: Shards, /, *, fresh: bool) -> None:
         if self._path.exists():
             _check_replaceable(self._path, ours=self._merged() is not None, fresh=fresh)
         with replacing(self._path) as (beside, _), closing(_connected(beside)) as connection:

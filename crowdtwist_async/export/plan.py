@@ -20,6 +20,7 @@ CEILING = 10_000
 """Requests a minute that the contract allows a program."""
 WHOLE_RATE = 9_700
 """Requests a minute of a client that leaves nothing to others."""
+_BURST = RateBudget().burst
 _ALLOWED = f"the contract allows a program {CEILING:,} requests a minute, its live site included"
 
 
@@ -69,12 +70,13 @@ def warnings_of(per_minute: float, shard: Shard | None = None) -> Iterator[str]:
     """What is wrong with a rate: of one process, or of as many as there are shards."""
     if per_minute > CEILING:
         yield f"warning: {_ALLOWED}"
-    elif shard is not None and shard.count * per_minute > CEILING:
-        each = CEILING // shard.count or math.floor(CEILING * 1_000 / shard.count) / 1_000
+    elif shard is not None and shard.count * (per_minute + _BURST) > CEILING:
+        each = CEILING // shard.count - _BURST
+        remedy = f"give each --per-minute {each} or less" if each > 0 else "run fewer of them at once"
         yield (
-            f"warning: --per-minute is that of one process: {shard.count:,} shards at {per_minute:,.15g} are"
-            f" {shard.count * per_minute:,.15g} if all run at once, and {_ALLOWED}: give each --per-minute"
-            f" {each:.15g} or less"
+            f"warning: --per-minute is that of one process: {shard.count:,} shards at {per_minute:,.15g} may"
+            f" send {shard.count * (per_minute + _BURST):,.15g} in a minute, bursts of {_BURST} included, and"
+            f" {_ALLOWED}: {remedy}"
         )
 
 

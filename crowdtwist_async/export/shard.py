@@ -138,8 +138,8 @@ def check_mixture(output: object, counts: Mapping[int, str], whole: str | None, 
     for count, name in counts.items():
         if shard is None:
             raise OutputMismatchError(
-                f"{output} is made with --shard i/{count}, as {name} shows: give the shard, or name another"
-                " output"
+                f"{output} is made with --shard i/{count}, as {name} shows: give the shard, move them all"
+                " away, or name another output"
             )
         if count != shard.count:
             raise OutputMismatchError(
