@@ -4,8 +4,6 @@ Exports to a server that speaks S3: moto's, on a socket, through s3fs.
 
 from __future__ import annotations
 
-import gc
-import importlib
 import os
 import signal
 import subprocess
@@ -22,6 +20,7 @@ import pytest
 from blocks import ROOT as PROJECT
 from conftest import KEY
 from outputs import commit, expected, mark_of, opened
+from s3 import BUCKET, account, bucket, needs_s3, serving
 from stores import MEMBERS, expire, export_all, manifests, rows
 
 from crowdtwist_async import OutputLockedError, OutputMismatchError, StorageError
@@ -30,10 +29,8 @@ from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.export import export
 from crowdtwist_async.export.remote import objects
 
-for module in ("s3fs", "moto.server"):
-    pytest.importorskip(module, reason="`nox -s remote` has the S3 server, which weighs 100 MB")
+needs_s3()
 
-BUCKET = "exports"
 ROOT = f"{BUCKET}/night/out.parquet"
 URL = f"s3://{ROOT}"
 LEASE = f"{ROOT}/_ledger/lease.json"
@@ -52,7 +49,7 @@ ARGUMENTS = [
     "purchases",
     "--emulator",
     "--members",
-    "150",
+    "90",
     "--date-end",
     DAY,
     "--per-minute",
@@ -62,41 +59,22 @@ ARGUMENTS = [
 
 @pytest.fixture(name="endpoint", scope="module")
 def _server() -> Iterator[str]:
-    """An S3 of its own."""
-    server = importlib.import_module("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with serving() as endpoint:
+        yield endpoint
 
 
-@pytest.fixture(name="account", autouse=True)
-def _account(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What boto takes from the environment, and nothing from the machine."""
+@pytest.fixture(name="_account", autouse=True)
+def _of_nobody(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    values = {
-        "AWS_ACCESS_KEY_ID": "id",
-        "AWS_SECRET_ACCESS_KEY": "hush",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-        "NO_PROXY": "*",
-    }
-    for name, value in values.items():
+    for name, value in account(endpoint, tmp_path).items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(name="store")
-def _bucket(account: None) -> Iterator[Any]:
-    """A store with an empty bucket."""
-    found = importlib.import_module("s3fs").S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
-    found.mkdir(BUCKET)
-    yield found
-    found.rm(BUCKET, recursive=True)
-    del found
-    gc.collect()
+def _bucket(_account: None) -> Iterator[Any]:
+    with bucket() as found:
+        yield found
 
 
 def test_it_is_resumed_and_read(store: Any) -> None:
@@ -161,7 +139,7 @@ def test_an_object_in_the_place_of_the_folder_is_refused(store: Any) -> None:
     ],
 )
 def test_a_store_that_can_not_be_used_is_told(
-    account: None, monkeypatch: pytest.MonkeyPatch, setting: str, value: str | None, said: str
+    monkeypatch: pytest.MonkeyPatch, setting: str, value: str | None, said: str
 ) -> None:
     """Before the first request to the API."""
     monkeypatch.setattr(objects, "_PAUSES", ())
@@ -179,7 +157,7 @@ def test_a_store_that_can_not_be_used_is_told(
     assert "hush" not in str(told.value)
 
 
-def test_a_bucket_that_is_not_there_is_told(account: None) -> None:
+def test_a_bucket_that_is_not_there_is_told() -> None:
     """It is not made: whoever misspells it wants to know."""
     with pytest.raises(
         StorageError, match=r"it is not there \(The specified bucket does not exist\)\. Put that"
