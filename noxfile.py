@@ -39,9 +39,16 @@ def _install(session: nox.Session, *groups: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests, in parallel and in random order; the core is covered whole, the rest at 95 %."""
+    """Run all tests, in parallel and in random order."""
     _install(session, "tests")
     session.run("pytest", "-q", "-n", "auto", "--cov", "--cov-report=", *session.posargs)
+    session.notify("coverage")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Judge the latest run of the tests: the core is covered whole, the rest at 95 %."""
+    session.install("-q", "coverage")
     session.run("coverage", "report", "--skip-covered", "--fail-under=95")
     core = ",".join(f"crowdtwist_async/{name}.py" for name in CORE)
     session.run("coverage", "report", f"--include={core}", "--fail-under=100")
@@ -125,6 +132,13 @@ def ceiling(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks.ceiling", *session.posargs)
 
 
+@nox.session(name="shared-budget")
+def shared_budget(session: nox.Session) -> None:
+    """Share one rate between four processes over Redis, kill one, stop Redis, judge every 60 seconds."""
+    _install(session)
+    session.run("python", "-m", "benchmarks.shared_budget", *session.posargs)
+
+
 @nox.session
 def plan(session: nox.Session) -> None:
     """Compare plans with runs at 600 requests a minute; 11 minutes."""
@@ -134,9 +148,10 @@ def plan(session: nox.Session) -> None:
 
 @nox.session
 def resilience(session: nox.Session) -> None:
-    """Measure outages, faults, a thousand cancels, prefetch and the memory of a fan-out."""
+    """Measure outages, faults, a thousand cancels, prefetch, the memory of a fan-out, and a faulty export."""
     _install(session)
     session.run("python", "-m", "benchmarks.resilience", *session.posargs)
+    session.run("python", "-m", "benchmarks.faulty_export")
 
 
 @nox.session

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from benchmarks.contenders import NAIVE, NAIVE_UNLIMITED, OPENAI, OPENAI_AIOHTTP
+from benchmarks.contenders import AIOHTTP_PYDANTIC, NAIVE, NAIVE_UNLIMITED, OPENAI, OPENAI_AIOHTTP
 from benchmarks.decode import PYDANTIC
 from benchmarks.figures import Figures, Ratio, Target
 from benchmarks.ours import OUR_CLIENTS, OURS, OURS_AIOHTTP
@@ -27,6 +27,7 @@ _BOUNDS = (
     *(_Bound("CPU a page, 1 in flight", OURS, theirs, 0.90) for theirs in (NAIVE, NAIVE_UNLIMITED)),
     *(_Bound("CPU a page, 16 in flight", OURS, theirs, 0.40) for theirs in (NAIVE, NAIVE_UNLIMITED)),
     *(_Bound("CPU a page, 64 in flight", OURS, theirs, 0.20) for theirs in (NAIVE, NAIVE_UNLIMITED)),
+    *(_Bound(f"CPU a page, {level} in flight", OURS_AIOHTTP, AIOHTTP_PYDANTIC, 1.25) for level in (16, 64)),
     *(_Bound(f"CPU a page, {level} in flight", OURS, OPENAI, 0.25) for level in (16, 64)),
     *(_Bound(f"CPU a page, {level} in flight", OURS_AIOHTTP, OPENAI_AIOHTTP, 0.15) for level in (16, 64)),
     _Bound("decoding a page", OURS, PYDANTIC, 2.0),

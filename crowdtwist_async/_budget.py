@@ -20,8 +20,9 @@ class Budget(Protocol):
     """
     What a client asks before every request, retries included.
 
-    When a `reserve` raises, its call ends with a `TransportError`. When a `penalize` raises, nobody
-    hears of it: the calls of that client pause all the same, other clients of the budget do not.
+    When a `reserve` raises a `CrowdTwistError`, its call ends with that; after any other error with a
+    `TransportError`, which has nothing of its text. When a `penalize` raises, nobody hears of it: the calls
+    of that client pause all the same, other clients of the budget do not.
     """
 
     async def reserve(self, n: int = 1, /) -> float:

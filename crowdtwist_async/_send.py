@@ -180,6 +180,8 @@ class Sender:
         with anyio.move_on_after(progress.left(started)) as waiting:
             try:
                 await self._permits.take()
+            except CrowdTwistError as error:
+                return error
             except Exception as error:  # noqa: BLE001 - the text of a budget's error may hold its password
                 return TransportError(f"the request budget raised {type(error).__name__}")
         now = self._clock()

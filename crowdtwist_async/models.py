@@ -33,7 +33,7 @@ class IdType(StrEnum):
     TWITTER_USER_ID = "twitter_user_id"
 
 
-@frozen
+@frozen(weakref_slot=False)
 class PointsAwaitingFulfillment:
     """The points of one member's purchases that are not fulfilled yet."""
 
@@ -45,7 +45,7 @@ class PointsAwaitingFulfillment:
     """Bonus points from purchases that have not been fulfilled, in points."""
 
 
-@frozen
+@frozen(weakref_slot=False)
 class Segment:
     """The segment that decides who may see a reward."""
 
@@ -57,7 +57,7 @@ class Segment:
     """`inclusion`: only for the segment's members; `exclusion`: for everyone but them."""
 
 
-@frozen
+@frozen(weakref_slot=False)
 class Partner:
     """The partner that a reward comes from."""
 
@@ -112,7 +112,7 @@ class ExtraData(Mapping[str, Any]):
         return self.get("postal_code", self.get("postal code"))
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, weakref_slot=False)
 class Reward:
     """A reward that is available to a member."""
 
@@ -184,7 +184,7 @@ class Reward:
     """The partner that it comes from; null: none."""
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, weakref_slot=False)
 class Purchase:
     """One purchase of a member; it may consist of several receipts."""
 

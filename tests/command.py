@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import KEY, leaks
 
+from crowdtwist_async import CrowdTwistError, Reply, Request
 from crowdtwist_async.cli import main
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.emulator.server import EmulatorServer
+from crowdtwist_async.transports.aiohttp import AiohttpTransport
 
 USER = "10000001"
 MEMBERS = 12
@@ -110,6 +112,19 @@ def ids_of_all(tmp_path: Path) -> Path:
     path = tmp_path / "ids.txt"
     path.write_text("\n".join(Emulator(members=MEMBERS).member_ids()))
     return path
+
+
+def requests_over_aiohttp(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """The requests that aiohttp sends from now on."""
+    sent: list[Request] = []
+    send = AiohttpTransport.send
+
+    async def noting(self: AiohttpTransport, request: Request, /) -> Reply | CrowdTwistError:
+        sent.append(request)
+        return await send(self, request)
+
+    monkeypatch.setattr(AiohttpTransport, "send", noting)
+    return sent
 
 
 def count_of(emulator: Emulator, name: str, user: str = USER) -> int:

@@ -29,6 +29,7 @@ from command import (  # noqa: F401 - fixtures
     no_account,
     on_every_name,
     python_m,
+    requests_over_aiohttp,
     server_over_a_socket,
 )
 from conftest import KEY
@@ -78,6 +79,25 @@ def test_the_real_api_is_where_the_environment_says(
 
     assert (0, "", count_of(server, name)) == (ended.code, ended.err, len(ended.rows))
     assert ended.rows == crowdtwist(name, USER, "--emulator").rows
+
+
+@on_every_name
+@pytest.mark.parametrize(("flags", "over_aiohttp"), [([], 0), (["httpx"], 0), (["aiohttp"], 1)], ids=str)
+def test_the_transport_is_chosen(
+    crowdtwist: Command,
+    server: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    flags: list[str],
+    over_aiohttp: int,
+) -> None:
+    """The same rows over either; httpx where nothing is said."""
+    sent = requests_over_aiohttp(monkeypatch)
+
+    ended = crowdtwist(name, USER, *(["--transport", *flags] if flags else []))
+
+    assert (0, "", count_of(server, name)) == (ended.code, ended.err, len(ended.rows))
+    assert over_aiohttp * server.stats.requests == len(sent)
 
 
 @on_every_name
@@ -217,6 +237,16 @@ def test_rows_are_printed_as_they_come(crowdtwist: Command, emulator: Emulator) 
         ),
         pytest.param(
             ["points", USER, "--emulator", "--members", "0"], "--members must be 1 or more", id="no-members"
+        ),
+        pytest.param(
+            ["points", USER, "--emulator", "--transport", "aiohttp"],
+            "--transport is for requests over a network, and --emulator makes none: leave one of them out",
+            id="transport-of-the-emulator",
+        ),
+        pytest.param(
+            ["points", USER, "--transport", "carrier-pigeon"],
+            "the value of --transport is not one that it takes \\(httpx, aiohttp\\): see crowdtwist points --help",
+            id="unknown-transport",
         ),
         pytest.param(["points", " ", "--emulator"], "user_id is empty or blank: give .*", id="blank-user"),
         pytest.param(
@@ -646,6 +676,21 @@ def test_a_missing_extra_is_named(crowdtwist: Command, monkeypatch: pytest.Monke
     ended = crowdtwist("points", USER, "--emulator")
 
     assert ended.refused(2, r"the command needs more packages: pip install 'crowdtwist-async\[cli\]'")
+
+
+@pytest.mark.parametrize("command", [["points", USER], ["export", "points", "--ids", "ids.txt", "-o", "-"]])
+def test_a_missing_transport_is_named(
+    crowdtwist: Command, server: Emulator, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """With the line that installs it, and no request is made over the other one instead."""
+    monkeypatch.delitem(sys.modules, "crowdtwist_async.transports.aiohttp", raising=False)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+
+    ended = crowdtwist(*command, "--transport", "aiohttp")
+
+    extra = r"--transport aiohttp needs one more package: pip install 'crowdtwist-async\[aiohttp\]'"
+    assert ended.refused(2, extra)
+    assert 0 == server.stats.requests
 
 
 def test_another_import_error_is_not_explained_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ from command import (  # noqa: F401 - fixtures
     on_every_name,
     process,
     python_m,
+    requests_over_aiohttp,
     server_over_a_socket,
 )
 from conftest import KEY
@@ -280,6 +281,7 @@ def test_what_no_export_wrote_is_kept(
 
     assert ended.refused(1, rf"{tmp_path}/out\.jsonl is .*\. It is left as it is: move it away, or .*")
     assert ("precious", 0) == ((tmp_path / "out.jsonl").read_text(), emulator.stats.requests)
+    assert [tmp_path / "out.jsonl"] == list(tmp_path.iterdir())
 
 
 def test_an_old_export_is_refused_when_wanted(export: Export, emulator: Emulator, tmp_path: Path) -> None:
@@ -417,6 +419,32 @@ def test_a_refused_key_stops_an_export(export: Export, emulator: Emulator, tmp_p
     assert "points: 2 members done before; 10 members, at least 10 requests, without a limit.\n" in ended.err
     assert "Done by earlier runs: 2.\n" in ended.err
     assert each_once() == stored(tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize(("first", "then"), [("httpx", "aiohttp"), ("aiohttp", "httpx")], ids=str)
+def test_an_export_goes_on_over_another_transport(
+    crowdtwist: Command,
+    server: Emulator,
+    tmp_path: Path,
+    ids: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    then: str,
+) -> None:
+    """How the requests travelled is not a part of what was asked for."""
+    server.script(None, None, Fault.status(403))
+    export = ["export", "points", "--ids", ids, "-o", tmp_path / "out.jsonl", "--concurrency", 1]
+    sent = requests_over_aiohttp(monkeypatch)
+
+    assert 4 == crowdtwist(*export, "--per-minute", "inf", "--transport", first).code
+    before = server.stats.requests
+    assert (3, 3 * (first == "aiohttp")) == (before, len(sent))
+    ended = crowdtwist(*export, "--per-minute", "inf", "--transport", then)
+
+    assert 0 == ended.code
+    assert "Done by earlier runs: 2.\n" in ended.err
+    assert each_once() == stored(tmp_path / "out.jsonl")
+    assert (server.stats.requests - before) * (then == "aiohttp") + 3 * (first == "aiohttp") == len(sent)
 
 
 def test_a_failed_export_to_standard_output_has_its_rows(crowdtwist: Command, emulator: Emulator) -> None:
@@ -593,6 +621,19 @@ def test_a_failed_export_has_a_summary(export: Export, emulator: Emulator, tmp_p
     summary = summary_in(path)
     assert ("failed", 1, 12) == (summary["status"], summary["members"], summary["ids"])
     assert summary["reason"].startswith("403 invalid_auth")
+
+
+def test_what_a_kill_left_of_a_summary_is_removed(crowdtwist: Command, tmp_path: Path, ids: Path) -> None:
+    """By the next run, also by one that does not come as far as to a summary of its own."""
+    left = tmp_path / ".summary.new"
+    left.write_text("{")
+
+    ended = crowdtwist(
+        "export", "points", "--ids", ids, "-o", tmp_path / "out.csv", "--summary", tmp_path / "summary"
+    )
+
+    assert ended.refused(2, "api_key is missing: .*")
+    assert [ids] == list(tmp_path.iterdir())
 
 
 def test_a_link_to_the_summary_stays(export: Export, tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ import duckdb
 import pytest
 from blocks import MEMBERS, ROOT, Block, blocks_of, emulated, python, run, shell
 from conftest import leaks
+from redis_server import one_for_all  # noqa: F401 - a fixture
 
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.export import Plan
 from crowdtwist_async.export.rows import columns
 
-ELSEWHERE = {"capacity", "sharding"}
+ELSEWHERE = {"capacity", "object-stores", "sharding"}
 """Pages that need none of these tools: other modules run them."""
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in ELSEWHERE]
 EXPORTING = ROOT / "docs" / "exporting.md"
@@ -111,12 +112,18 @@ def rows_of(database: str, query: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_all_blocks_run_from_top_to_bottom(page: Path, environment: dict[str, str]) -> None:
+def test_all_blocks_run_from_top_to_bottom(
+    page: Path, environment: dict[str, str], request: pytest.FixtureRequest
+) -> None:
     """
-    Each works on what those before it left.
+    Each works on what those before it left. Blocks without a language are to be read.
     """
-    for block in blocks_of(page):
-        RUNNERS[block.language](block.text, environment)
+    blocks = blocks_of(page)
+    if any("CROWDTWIST_BUDGET" in block.text for block in blocks):
+        environment["CROWDTWIST_BUDGET"] = request.getfixturevalue("shared_redis").url
+    for block in blocks:
+        if block.language:
+            RUNNERS[block.language](block.text, environment)
 
 
 def test_nightly_outputs_are_upserted(environment: dict[str, str]) -> None:

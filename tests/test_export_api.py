@@ -684,29 +684,34 @@ async def test_cancelling_waits_for_the_files(
 
 @pytest.mark.asyncio
 @pytest.mark.usefixtures("_committing_often")
-@pytest.mark.parametrize("everything", [False, True], ids=["task", "all-tasks"])
-@pytest.mark.parametrize("place", [place for place in PLACES if place != "closing"])
+@pytest.mark.parametrize("who", ["task", "task-again", "all-tasks"])
+@pytest.mark.parametrize("place", PLACES)
 async def test_a_task_that_asyncio_cancels_closes_its_files(
-    place: str, everything: bool, output: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, who: str, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After what its threads still do, though asyncio lets nobody wait for these."""
+    """After what its threads still do, though asyncio lets nobody wait for these, and before it ends."""
     emulator = emulator_of(8)
     await anyio.to_thread.run_sync(int)
     descriptors = open_files()
     here = asyncio.current_task()
 
     def cancel() -> None:
-        for task in asyncio.all_tasks() - {here} if everything else {exporting}:
+        for task in asyncio.all_tasks() - {here} if who == "all-tasks" else {exporting}:
             task.cancel()
+        for moment in (0, 0.005, 0.01) if who == "task-again" else ():
+            asyncio.get_running_loop().call_later(moment, exporting.cancel)
 
     with monkeypatch.context() as patched:
         gate = Gate(place, patched, cancel)
         exporting = asyncio.create_task(export_from(emulator, output, name="purchases"))
         with pytest.raises(asyncio.CancelledError):
             await exporting
+        assert (
+            place == "counting" or gate.events[-1] == ("place" if place == "closing" else "close") + " ends"
+        )
         await no_thread_of_ours()
 
     assert {here} == asyncio.all_tasks()
-    if place not in ("counting", "reading-ids"):
+    if place not in ("counting", "closing", "reading-ids"):
         assert gate.events.index("place ends") < gate.events.index("close begins")
     await check_nothing_left(emulator, output, descriptors)

@@ -439,6 +439,32 @@ async def test_a_cancelled_reading_leaves_the_iterable_alone() -> None:
     assert await anyio.to_thread.run_sync(ended.wait, PATIENCE)
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("wrong", [False, True], ids=["cancelled", "refused"])
+async def test_an_async_generator_of_ids_is_closed(wrong: bool) -> None:
+    """At once, where its ids are not taken any further: trio warns of one that is left."""
+    closed: list[bool] = []
+
+    async def endless() -> AsyncIterator[object]:
+        try:
+            for number in count(1):
+                if number == 1_500:
+                    scope.cancel()
+                yield object() if wrong and number == 1_400 else number
+        finally:
+            closed.append(True)
+
+    ids = endless()
+    with anyio.CancelScope() as scope:
+        if wrong:
+            with pytest.raises(InvalidArgumentError):
+                await collect_ids(ids)
+        else:
+            await collect_ids(ids)
+
+    assert [True] == closed
+
+
 # Both readings
 
 

@@ -11,9 +11,17 @@ import pytest
 from test_permits import Stopwatch, VirtualLoop, failed, limited
 from trio.testing import MockClock
 
-from crowdtwist_async import BadRequestError, CrowdTwistError, ServerError, TransportError
+from crowdtwist_async import (
+    APIStatusError,
+    BadRequestError,
+    CrowdTwistError,
+    ServerError,
+    TransportError,
+    UnexpectedRedirectError,
+    UserNotFoundError,
+)
 from crowdtwist_async.emulator import Emulator
-from crowdtwist_async.export.outage import MOST_TRIES, Outage, OutageError, may_pass
+from crowdtwist_async.export.outage import MOST_TRIES, Outage, OutageError, is_from_elsewhere, may_pass
 from crowdtwist_async.export.source import Member, Source
 
 pytestmark = pytest.mark.anyio
@@ -27,6 +35,8 @@ def down(retry_after: float | None = None) -> ServerError:
 
 
 DOWN = down()
+REDIRECT = UnexpectedRedirectError("the server answered 302, a redirect")
+PAGE = failed(404, None)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -119,6 +129,18 @@ async def test_a_refusal_is_an_answer() -> None:
 
     assert [0.0] == bench.asked
     assert [] == bench.reasons
+
+
+@pytest.mark.parametrize("elsewhere", [pytest.param(REDIRECT, id="redirect"), pytest.param(PAGE, id="404")])
+async def test_the_second_answer_from_elsewhere_is_a_suspicion(elsewhere: CrowdTwistError) -> None:
+    """And as one from elsewhere to the question is no answer, it is waited for."""
+    bench, member = Bench(elsewhere, elsewhere, None), make_member()
+
+    await bench.outage.failed(member, elsewhere)
+    assert ([], 1) == (bench.asked, member.tries)
+    await bench.outage.failed(member, elsewhere)
+
+    assert ([0, 1, 3], 0) == (bench.asked, member.tries)
 
 
 async def test_an_outage_is_asked_about_ever_less_often() -> None:
@@ -282,3 +304,25 @@ async def test_an_error_that_is_not_of_the_api_passes_through() -> None:
 async def test_what_may_pass_is_tried_again(error: CrowdTwistError, expected: bool) -> None:
     """Everything else fails the member at once."""
     assert expected is may_pass(error)
+
+
+def coded(error: APIStatusError, code: str) -> APIStatusError:
+    """An error in which the API names its code."""
+    error.code = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        pytest.param(REDIRECT, True, id="redirect"),
+        pytest.param(PAGE, True, id="page"),
+        pytest.param(coded(failed(404, None), "not_supported"), False, id="code"),
+        pytest.param(UserNotFoundError("no"), False, id="unknown-user"),
+        pytest.param(failed(400, None), False, id="bad-request"),
+        pytest.param(DOWN, False, id="down"),
+    ],
+)
+async def test_what_the_api_did_not_say_is_from_elsewhere(error: CrowdTwistError, expected: bool) -> None:
+    """A redirect, and a 404 without any of its codes."""
+    assert expected is is_from_elsewhere(error)

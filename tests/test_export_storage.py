@@ -10,6 +10,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,23 @@ def test_a_disk_is_told_in_one_sentence(error: Exception, reason: str) -> None:
     assert (
         f"out.jsonl can't be written: {reason}. Put that right and export again: it goes on from what was"
         " committed" == str(caught.value)
+    )
+
+
+def test_a_program_that_holds_a_database_is_told(tmp_path: Path) -> None:
+    """What it is that is in the way, and what to do about it."""
+    path = tmp_path / "ledger"
+    with closing(sqlite3.connect(path)) as reader, closing(sqlite3.connect(path, timeout=0)) as writer:
+        writer.execute("CREATE TABLE members (requested_id)")
+        reader.execute("BEGIN").execute("SELECT * FROM members").fetchall()
+        writer.execute("INSERT INTO members VALUES (1)")
+        with pytest.raises(StorageError) as caught, storing(path):
+            writer.commit()
+
+    assert (
+        f"{path} can't be written: another program has held it in a transaction for longer than an export"
+        " waits. End that program, or its transaction, and export again: it goes on from what was committed"
+        == str(caught.value)
     )
 
 

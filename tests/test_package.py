@@ -128,8 +128,8 @@ def test_importing_it_loads_the_core_alone() -> None:
 
     parts = {name.split(".")[1] for name in added if name.startswith("crowdtwist_async.")}
     assert "client" in parts
-    assert set() == parts & (NOT_THE_CORE | {"__main__"})
-    extras = {"aiohttp", "click", "cyclopts", "docutils", "rich", "trio", "uvicorn"}
+    assert set() == parts & (NOT_THE_CORE | {"__main__", "budgets"})
+    extras = {"aiohttp", "click", "cyclopts", "docutils", "redis", "rich", "trio", "uvicorn"}
     assert set() == {name.partition(".")[0] for name in added} & extras
 
 
@@ -151,7 +151,7 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 
 @on_every_module
 def test_no_module_is_bound_to_asyncio(path: Path) -> None:
-    """All but the emulator's server and aiohttp runs on trio too; and the core needs no other extra."""
+    """All but the emulator's server, aiohttp and redis runs on trio too; and the core needs no other extra."""
     imported = imported_by(ast.parse(path.read_text(encoding="utf-8")))
     relative = path.relative_to(ROOT)
 
@@ -160,9 +160,11 @@ def test_no_module_is_bound_to_asyncio(path: Path) -> None:
         "trio",
     }
     if relative.parts[0] not in NOT_THE_CORE:
-        assert ({"aiohttp"} if relative.as_posix() == "transports/aiohttp.py" else set()) == imported & {
+        needed = {"transports/aiohttp.py": {"aiohttp"}, "budgets/_connection.py": {"redis"}}
+        assert needed.get(relative.as_posix(), set()) == imported & {
             "aiohttp",
             "cyclopts",
+            "redis",
             "rich",
             "uvicorn",
         }

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import math
 import selectors
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -502,6 +503,21 @@ async def test_a_budget_that_can_t_reserve_is_told_without_its_text() -> None:
     assert (TransportError, "the request budget raised ConnectionError") == (type(error), error.reason)
     assert ("points_awaiting_fulfillment", "localhost:2", 0) == (error.endpoint, error.host, error.attempts)
     assert "hunter2" not in captured_locals(error)
+    assert [] == transport.requests
+
+
+async def test_a_budget_that_says_why_is_heard() -> None:
+    """An error of the tree passes as it is, but for the frames that it came from."""
+
+    class Refusing(RateBudget):
+        async def reserve(self, n: int = 1, /) -> float:
+            raise TransportError("the store refuses its password")
+
+    transport = ScriptedTransport()
+    error = await raised(lambda: make_sender(transport, Refusing()).send(POINTS_CALL, PATIENT))
+    assert "the store refuses its password" == error.reason
+    assert ("points_awaiting_fulfillment", "localhost:2", 0) == (error.endpoint, error.host, error.attempts)
+    assert "reserve" not in [frame.name for frame in traceback.extract_tb(error.__traceback__)]
     assert [] == transport.requests
 
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Any, Literal
 
-import anyio
 from cyclopts import App, CycloptsError, Parameter
 
 from crowdtwist_async.__about__ import __version__
 from crowdtwist_async.cli import USAGE, say
 from crowdtwist_async.cli._calls import print_all, print_points
-from crowdtwist_async.cli._connect import Connection
-from crowdtwist_async.cli._export import ExportOptions, run_export
+from crowdtwist_async.cli._connect import Connection, ended
+from crowdtwist_async.cli._export import ExportOptions, run_export, seconds
 from crowdtwist_async.cli._merge import merge
 from crowdtwist_async.cli._plan import plan
 from crowdtwist_async.cli._serve import serve_emulator
+from crowdtwist_async.cli._shared import BudgetFlags
 from crowdtwist_async.cli._usage import explained
-from crowdtwist_async.cli._values import Flag, seconds
+from crowdtwist_async.cli._values import Flag
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export import Shard
@@ -59,17 +59,19 @@ def run(arguments: Sequence[str]) -> int:
 
 @Parameter(name="*")
 @dataclass(kw_only=True)
-class ConnectionFlags:
+class ConnectionFlags(BudgetFlags):
     """Whom to ask."""
 
     emulator: Flag = False
     """Ask the emulator, in this process: no account and no network."""
     members: int | None = None
     """How many members the emulator has; by default 1,000."""
+    transport: Literal["httpx", "aiohttp"] | None = None
+    """What sends the requests: httpx by default, or aiohttp (an extra), for less CPU time."""
 
     def connection(self, per_minute: float | None = None) -> Connection:
         """The connection that the flags name."""
-        return Connection(emulated=self.emulator, members=self.members, per_minute=per_minute)
+        return Connection(self.emulator, self.members, per_minute, self.transport, self.shared())
 
 
 @Parameter(name="*")
@@ -126,7 +128,7 @@ def points(user: str, *, id_type: PointsIdType = "id", flags: ConnectionFlags | 
         id_type: What the id is.
     """
     connection = (flags or ConnectionFlags()).connection()
-    return anyio.run(print_points, connection, user, id_type)
+    return ended(print_points, connection, user, id_type)
 
 
 @app.command
@@ -148,7 +150,7 @@ def rewards(
         max_items: Stop after so many.
     """
     connection = (flags or ConnectionFlags()).connection()
-    return anyio.run(
+    return ended(
         print_all,
         connection,
         lambda client: client.iter_user_rewards(
@@ -178,7 +180,7 @@ def purchases(
         max_items: Stop after so many.
     """
     connection = (flags or ConnectionFlags()).connection()
-    return anyio.run(
+    return ended(
         print_all,
         connection,
         lambda client: client.iter_user_purchases(
@@ -242,7 +244,7 @@ def _exported(
     flags: ExportFlags, connect: ConnectionFlags | None, endpoint: str, id_type: str, **of_endpoint: Any
 ) -> int:
     connection = (connect or ConnectionFlags()).connection(flags.per_minute)
-    return anyio.run(run_export, connection, flags.options(endpoint, id_type, **of_endpoint))
+    return ended(run_export, connection, flags.options(endpoint, id_type, **of_endpoint))
 
 
 @app.command

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -26,7 +27,7 @@ from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, StorageError
 from crowdtwist_async.export import ExportReport, IdSource, Shard, export, read_ids
 from crowdtwist_async.export.plan import EXPORT_RATE, counted, warnings_of
-from crowdtwist_async.export.storage import replace_file, storing
+from crowdtwist_async.export.storage import remove_unfinished, replace_file, storing
 from crowdtwist_async.export.target import STANDARD_OUTPUT
 
 STANDARD_INPUT = "-"
@@ -70,7 +71,7 @@ class ExportOptions:
 
     def _check_summary(self, name: str) -> None:
         """Refuse a place that can't take the summary now, rather than when the export has ended."""
-        path = Path(os.path.realpath(name))
+        path = _followed(name)
         own = self.output if self.shard is None else self.shard.beside(Path(self.output))
         taken = [self.output, *(f"{own}{end}" for end in ("", ".ledger.sqlite", ".errors.jsonl"))]
         if str(path) in [os.path.realpath(other) for other in (*taken, self.ids) if other is not None]:
@@ -79,6 +80,12 @@ class ExportOptions:
             raise ConfigurationError(f"--summary takes the name of a file, which {name} is not")
         if not os.access(path.parent, os.W_OK):
             raise ConfigurationError(f"the folder of {name} is not there, or can't be written to")
+
+    def remove_unfinished_summary(self) -> None:
+        """Remove what a kill left of an earlier run's; what can't be is told when the summary is written."""
+        if self.summary is not None:
+            with suppress(OSError):
+                remove_unfinished(_followed(self.summary))
 
     def id_source(self, emulator: Emulator | None) -> IdSource:
         """The members: those of the file, or all of the emulator's."""
@@ -89,6 +96,19 @@ class ExportOptions:
                 "give --ids FILE with one member id a line, or --ids - for standard input"
             )
         return IdSource(lambda: emulator.member_ids(self.id_type))
+
+
+def seconds(text: str, flag: str) -> float:
+    """
+    Read a time like 90s, 15m, 20h or 2d.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])", text.strip())
+    if match is None:
+        raise ConfigurationError(f"{flag} takes a time like 90s, 15m, 20h or 2d")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]]
 
 
 class _Interrupted:
@@ -118,6 +138,7 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
     """Export, and say on standard error how it goes and went."""
     emulator = connection.make_emulator()
     ids = options.id_source(emulator)
+    await anyio.to_thread.run_sync(options.remove_unfinished_summary)
     client = await anyio.to_thread.run_sync(connection.client, emulator, EXPORT_RATE)
     for warning in warnings_of(connection.rate(EXPORT_RATE) or 0, options.shard):
         say(warning)
@@ -220,5 +241,9 @@ async def _write_summary(
     content = json.dumps(told.as_dict()).encode() + b"\n"
     name = options.summary
     with storing(name):
-        # Where a link leads: the link itself stays.
-        await anyio.to_thread.run_sync(lambda: replace_file(Path(os.path.realpath(name)), iter([content])))
+        await anyio.to_thread.run_sync(lambda: replace_file(_followed(name), iter([content])))
+
+
+def _followed(name: str) -> Path:
+    """Where a link leads: the link itself stays."""
+    return Path(os.path.realpath(name))

@@ -44,8 +44,10 @@ def explained(error: CycloptsError) -> str:
 def _allowed(error: CycloptsError) -> str:
     """What an argument takes, where a few words say it."""
     hint = error.argument.hint if error.argument is not None else None
-    if get_origin(hint) is Literal:
-        return f" ({', '.join(get_args(hint))})"
     words = {date: "a day like 2026-01-31", int: "a whole number", float: "a number"}
-    kinds = [words[kind] for kind in (hint, *get_args(hint)) if kind in words]
+    kinds = []
+    for kind in (hint, *get_args(hint)):
+        if get_origin(kind) is Literal:
+            return f" ({', '.join(get_args(kind))})"
+        kinds += [words[kind]] if kind in words else []
     return f" ({kinds[0]})" if kinds else ""

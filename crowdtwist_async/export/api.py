@@ -64,7 +64,9 @@ async def export(
         client: An open client; its budget is the rate.
         endpoint: `points`, `rewards` or `purchases`.
         user_ids: The members: any iterable, a file as a `Path`, or `read_ids(path, column=)`. They are
-            read twice, and each id is exported once.
+            read twice, and each id is exported once. An iterable that is not async is consumed in
+            another thread; an async generator is closed. To go on takes the same ids in the same
+            order, of which the ledger keeps a digest; those of a set are sorted.
         output: `OUT.jsonl`, `OUT.csv`, `OUT.parquet` (a folder), `OUT.sqlite`, or `-`: JSON Lines on
             standard output, which can't be gone on with. Parquet also goes to an object store:
             `s3://bucket/OUT.parquet`, `gs://`, `memory://`.
@@ -102,20 +104,15 @@ async def export(
     place, stop = os.fspath(output), stop or anyio.Event()
     if place == STANDARD_OUTPUT and (fresh or retry_failed or max_age is not None):
         raise ConfigurationError("standard output holds no earlier export: name a file")
-    report = ExportReport(
-        place, endpoint, shard=None if part is None else str(part), per_minute=_rate(client)
-    )
+    report = ExportReport(place, endpoint, per_minute=_rate(client))
+    report.shard = None if part is None else str(part)
     found = await _counted(user_ids, part, stop)
     if found is None:
         report.status, report.reason = "stopped", "all ids had not come yet, and nothing was begun"
         return report
     ids, counted = found
     report.ids, report.blank, report.other_shards = counted.ids, counted.blank, counted.other_shards
-    asked = {
-        **_asked(client, source, counted),
-        "disarm_formulas": str(disarm_formulas),
-        "shard": report.shard or "",
-    }
+    asked = _asked(client, source, counted, part) | {"disarm_formulas": str(disarm_formulas)}
     age = max_age.total_seconds() if isinstance(max_age, timedelta) else max_age
     work = FileWork()
     try:
@@ -235,7 +232,7 @@ def _checked_shard(shard: Shard | str, source: Source) -> Shard:
     return Shard.of(shard)
 
 
-def _asked(client: CrowdTwistClient, source: Source, ids: IdCount) -> dict[str, str]:
+def _asked(client: CrowdTwistClient, source: Source, ids: IdCount, shard: Shard | None) -> dict[str, str]:
     """What an export must have in common with the one that it goes on with."""
     settings = client._session.settings  # noqa: SLF001 - whom it asks is no secret, its key is not read
     base = settings.api if source.name == "rewards" else settings.pos
@@ -247,6 +244,7 @@ def _asked(client: CrowdTwistClient, source: Source, ids: IdCount) -> dict[str, 
         "date_start": str(source.date_start or ""),
         "date_end": str(source.date_end or ""),
         "ids": ids.digest,
+        "shard": str(shard or ""),
     }
 
 

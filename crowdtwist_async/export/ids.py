@@ -14,8 +14,8 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
+from contextlib import aclosing, contextmanager, nullcontext, suppress
 from hashlib import blake2b
 from itertools import count, takewhile
 from pathlib import Path
@@ -178,16 +178,19 @@ def _is_file(source: str | os.PathLike[str]) -> bool:
 
 
 async def _put_aside(user_ids: AsyncIterable[Any]) -> IdSource:
-    aside = await anyio.to_thread.run_sync(Aside)
-    numbers = count(1)
-    some: list[str] = []
-    async for user_id in user_ids:
-        some.append(_checked(user_id, next(numbers)))
-        if len(some) == AT_ONCE:
-            await anyio.to_thread.run_sync(aside.add, some)
-            some = []
-    await anyio.to_thread.run_sync(aside.add, some)
-    return IdSource(aside.lines)
+    # A generator that is left between two ids holds what it opened until it is collected.
+    closing = aclosing(user_ids) if isinstance(user_ids, AsyncGenerator) else nullcontext()
+    async with closing:
+        aside = await anyio.to_thread.run_sync(Aside)
+        numbers = count(1)
+        some: list[str] = []
+        async for user_id in user_ids:
+            some.append(_checked(user_id, next(numbers)))
+            if len(some) == AT_ONCE:
+                await anyio.to_thread.run_sync(aside.add, some)
+                some = []
+        await anyio.to_thread.run_sync(aside.add, some)
+        return IdSource(aside.lines)
 
 
 @contextmanager

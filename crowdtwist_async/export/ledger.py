@@ -107,10 +107,13 @@ class Ledger:
             if path is None:
                 self._connection = self._connected(is_new=True)
                 return
+            was_there = path.exists()
             self._lock = lock(path, place)
             try:
                 self._connection = self._connected(is_new=_is_new(path, self._lock, discard))
             except BaseException:
+                if not was_there and not os.fstat(self._lock).st_size:
+                    path.unlink(missing_ok=True)
                 self._unlock()
                 raise
 
@@ -179,14 +182,11 @@ class Ledger:
             OutputMismatchError: It is not.
         """
         wanted = {"schema_version": str(SCHEMA_VERSION), **asked}
-        if self.get("schema_version") is None:
+        had = self.state()
+        if "schema_version" not in had:
             self.commit((), wanted)
             return
-        other = [
-            difference(key, self.get(key), value)
-            for key, value in wanted.items()
-            if (self.get(key) or "") != value
-        ]
+        other = [difference(key, had.get(key), now) for key, now in wanted.items() if had.get(key, "") != now]
         if other:
             raise OutputMismatchError(
                 f"{self._place} was begun otherwise: {', '.join(other)}. Give what it was begun with,"

@@ -3,7 +3,8 @@ Telling an API that does not answer from members that fail.
 
 After a few failures in a row, and before a member fails for good, a request for a member that it
 answered before decides: if that fails as well, the run waits and asks again, ever less often, and
-nobody's tries are counted.
+nobody's tries are counted. A redirect, or a 404 in which the API says nothing, may be a maintenance page
+or a gateway's, and is met in the same way, with fewer tries.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from crowdtwist_async.errors import APIStatusError, CrowdTwistError, TransportError
+from crowdtwist_async.errors import APIStatusError, CrowdTwistError, TransportError, UnexpectedRedirectError
 from crowdtwist_async.export.source import Member
 
 MOST_TRIES = 10
 """Tries without getting further, each with the client's own retries, before a member has failed."""
+_MOST_ELSEWHERE = 2
+"""Tries that something else than the API answers: the second after a moment, as maintenance ends."""
 _SUSPICIOUS = 10
 """Failures in a row."""
 _FIRST_PAUSE = 1.0
@@ -71,7 +74,7 @@ class Outage:
             raise _comes_back_later(error)
         member.tries += 1
         self._failed.append(member)
-        suspicious = len(self._failed) >= _SUSPICIOUS or member.tries >= MOST_TRIES
+        suspicious = len(self._failed) >= _SUSPICIOUS or member.tries >= most_tries(error)
         if self._over is None and suspicious:
             self._over = anyio.Event()
             try:
@@ -92,18 +95,20 @@ class Outage:
             waited = anyio.current_time() - began
             left, asked = self._longest - waited, _asked_for(error)
             if left <= 0:
-                raise OutageError(f"the API has not answered for {waited:,.0f} seconds: {error}")
+                raise OutageError(
+                    f"the API has not answered for {waited:,.0f} seconds{_instead(error)}: {error}"
+                )
             if asked > left:
                 raise _comes_back_later(error)
             await self._sleep(min(max(pause, asked), left))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _answer(self, member: Member) -> CrowdTwistError | None:
-        """Ask; `None` is any answer, a refusal too."""
+        """Ask; `None` is any answer of the API, a refusal too."""
         try:
             await self._ask(member)
         except CrowdTwistError as error:
-            return error if may_pass(error) else None
+            return error if may_pass(error) or is_from_elsewhere(error) else None
         return None
 
     def _end(self, over: anyio.Event) -> None:
@@ -119,6 +124,22 @@ def may_pass(error: CrowdTwistError) -> bool:
     """Whether another try may end otherwise."""
     # What a budget or a transport of the user's own raised says nothing of the member.
     return error.retryable or type(error) is TransportError
+
+
+def is_from_elsewhere(error: CrowdTwistError) -> bool:
+    """Whether something else seems to have answered in the API's place; another try may end otherwise."""
+    if isinstance(error, APIStatusError):
+        return error.status == 404 and error.code is None
+    return isinstance(error, UnexpectedRedirectError)
+
+
+def most_tries(error: CrowdTwistError) -> int:
+    """After how many tries that ended so a member has failed, if the API answers for others."""
+    return _MOST_ELSEWHERE if is_from_elsewhere(error) else MOST_TRIES
+
+
+def _instead(error: CrowdTwistError) -> str:
+    return ", but something else did (check the hosts and the id type)" if is_from_elsewhere(error) else ""
 
 
 def _asked_for(error: CrowdTwistError) -> float:

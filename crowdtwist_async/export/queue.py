@@ -112,9 +112,17 @@ class MemberQueue:
         """Somebody whom the API answered before, or else who was not begun or waits, another each time."""
         if self.answered is not None:
             return self.answered
-        others = self._ready or [begun.member.user_id for begun in self._waiting]
+        others = self._others()
         # The last first: those whose ids are near each other may fail together.
         return others[-1 - next(self._numbers) % len(others)] if others else None
+
+    @property
+    def choice(self) -> int:
+        """From how many `known_id` chooses."""
+        return 1 if self.answered is not None else len(self._others())
+
+    def _others(self) -> Sequence[str]:
+        return self._ready or [begun.member.user_id for begun in self._waiting]
 
     def committed(self, marks: Iterable[Mark]) -> None:
         """The ledger keeps these from being begun again."""

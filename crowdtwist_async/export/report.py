@@ -23,9 +23,14 @@ class ExportReport:
     endpoint: str
     """`points`, `rewards` or `purchases`."""
     status: str = "running"
-    """`running`, `complete`, `already_complete` (nothing was left to do), `stopped` (there is more to do)."""
+    """
+    `running`, `complete`, `already_complete` (nothing was left to do), `stopped` (there is more to do).
+
+    `--summary` also has `failed` (an error ended the export: its sentence is the `reason`), and
+    `stopped` with the reason `interrupted` where a signal ended it at once.
+    """
     reason: str | None = None
-    """Why it was stopped."""
+    """Why it was stopped; `None` where somebody asked for it, by `stop=` or a first signal."""
     completed_at: str | None = None
     """When the output was complete, in ISO 8601."""
     ids: int = 0

@@ -22,7 +22,7 @@ from crowdtwist_async.errors import (
     InvalidArgumentError,
     UserNotFoundError,
 )
-from crowdtwist_async.export.outage import MOST_TRIES, Outage, may_pass
+from crowdtwist_async.export.outage import Outage, is_from_elsewhere, may_pass, most_tries
 from crowdtwist_async.export.queue import MemberQueue
 from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.source import Member, Source
@@ -34,6 +34,8 @@ _FATAL = (AuthenticationError, ClientClosedError, ConfigurationError)
 _NOT_CONFIGURED = "not_configured"
 _WAITING = 4
 """Members that may wait for another try, as a multiple of the concurrency."""
+_OTHERS = 10
+"""Members that are asked for, while nobody was answered, before all are taken to meet the same answer."""
 _ONCE = RetryPolicy(max_attempts=1)
 
 
@@ -192,23 +194,37 @@ class Run:
         self._queue.answered = member.user_id
 
     async def _failed(self, member: Member, error: CrowdTwistError) -> Ended | None:
-        if not may_pass(error):
+        if not may_pass(error) and not is_from_elsewhere(error):
             if not isinstance(error, InvalidArgumentError):  # raised before any request
                 self._outage.succeeded()
             return Ended(member, "failed", error)
         await self._outage.failed(member, error)
-        if member.tries >= MOST_TRIES and not self._stop.is_set():
-            return Ended(member, "failed", error)
+        if member.tries >= most_tries(error) and not self._stop.is_set():
+            if member.pages or self._queue.answered != member.user_id:
+                return Ended(member, "failed", error)
+            member.tries = 0  # nobody else could be asked for, and its own request was answered
         self._queue.put_back(member)
         return None
 
     async def _ask(self, failed: Member) -> None:
-        """Make a request that an API in order answers; where nobody was answered yet, any will do."""
+        """Make a request that an API in order answers; where nobody was answered yet, for some in turn."""
+        for left in range(min(max(self._queue.choice, 1), _OTHERS) - 1, -1, -1):
+            try:
+                self._queue.answered = await self._ask_for(self._queue.known_id() or failed.user_id, failed)
+                return
+            except CrowdTwistError as error:
+                if not left or not is_from_elsewhere(error):
+                    raise
+
+    async def _ask_for(self, user_id: str, failed: Member) -> str:
+        """Ask for somebody, and return for whom."""
         try:
-            await self._source.ask(self._hasty, self._queue.known_id() or failed.user_id)
+            await self._source.ask(self._hasty, user_id)
         except InvalidArgumentError:
             # An id that was not begun may be none that can be asked for.
-            await self._source.ask(self._hasty, failed.user_id)
+            user_id = failed.user_id
+            await self._source.ask(self._hasty, user_id)
+        return user_id
 
     async def _sleep(self, seconds: float) -> None:
         self.tell()

@@ -17,6 +17,10 @@ STANDARD_OUTPUT = "standard output"
 PRIVATE = 0o600
 PRIVATE_FOLDER = 0o700
 
+_HELD = (
+    "another program has held it in a transaction for longer than an export waits. End that program, or its"
+    " transaction,"
+)
 _LOCKING = Lock()
 _LOCKED: set[tuple[int, int]] = set()
 """Files that this process holds: opening and closing one again would drop the locks that SQLite has on it."""
@@ -36,14 +40,15 @@ def storing(place: object, remedy: str = "") -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = f"{error.strerror or type(error).__name__}. Put that right"
     except sqlite3.Error as error:
-        reason = str(error)
+        busy = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+        reason = _HELD if busy else f"{error}. Put that right"
     else:
         return
     goes_on = "" if place == STANDARD_OUTPUT else ": it goes on from what was committed"
     remedy = remedy or f"export again{goes_on}"
-    raise StorageError(f"{place} can't be written: {reason}. Put that right and {remedy}")
+    raise StorageError(f"{place} can't be written: {reason} and {remedy}")
 
 
 def create(path: Path) -> int:
@@ -129,7 +134,7 @@ def replace_file(path: Path, content: Iterator[bytes]) -> None:
 def replacing(path: Path) -> Iterator[tuple[Path, int]]:
     """Give the name and the descriptor of a new private file, which takes its place when it is written."""
     beside = _beside(path)
-    beside.unlink(missing_ok=True)
+    remove_unfinished(path)
     try:
         descriptor = create(beside)
         try:
@@ -146,8 +151,13 @@ def replacing(path: Path) -> Iterator[tuple[Path, int]]:
 
 def remove_file(path: Path) -> None:
     """Remove a file, and what a crash left of one that was to replace it."""
-    _beside(path).unlink(missing_ok=True)
+    remove_unfinished(path)
     path.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what a crash left of a file that was to replace this one."""
+    _beside(path).unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:

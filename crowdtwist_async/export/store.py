@@ -53,9 +53,8 @@ class FileWork:
             return call()
 
     async def close(self) -> None:
-        """Close what was opened, also when cancelled."""
-        with anyio.CancelScope(shield=True):
-            await in_daemon_thread(self._close)
+        """Close what was opened, also when cancelled: the next export must find it unlocked."""
+        await in_daemon_thread(self._close, to_its_end=True)
 
     def _close(self) -> None:
         with self._alone:

@@ -17,11 +17,15 @@ from anyio.lowlevel import current_token
 T = TypeVar("T")
 
 
-async def in_daemon_thread(call: Callable[[], T]) -> T:
+async def in_daemon_thread(call: Callable[[], T], *, to_its_end: bool = False) -> T:
     """
     Make a call in a thread of its own; a cancellation does not wait for it.
 
     The thread is a daemon, which anyio's worker threads are not: the interpreter doesn't wait either.
+
+    Args:
+        call: What to do.
+        to_its_end: Whether a cancellation is raised only when the call is made.
     """
     done = anyio.Event()
     results: list[T] = []
@@ -38,7 +42,20 @@ async def in_daemon_thread(call: Callable[[], T]) -> T:
             anyio.from_thread.run_sync(done.set, token=token)
 
     Thread(target=work, daemon=True).start()
-    await done.wait()
+    if to_its_end:
+        with anyio.CancelScope(shield=True):
+            await _wait_to_its_end(done)
+    else:
+        await done.wait()
     if failures:
         raise failures[0]
     return results[0]
+
+
+async def _wait_to_its_end(done: anyio.Event) -> None:
+    try:
+        await done.wait()
+    except anyio.get_cancelled_exc_class():
+        # Of the asyncio task itself, which no shield keeps out.
+        await _wait_to_its_end(done)
+        raise

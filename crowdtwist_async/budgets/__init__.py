@@ -1,0 +1,3 @@
+"""
+Budgets that reach further than one process.
+"""
