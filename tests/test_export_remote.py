@@ -537,7 +537,7 @@ async def test_shards_are_not_mixed(emulator: Emulator) -> None:
     """With those of another number, or with an export of all."""
     await exported_to(emulator, URL, shard="0/3")
     before = contents()
-    for shard, sentence in (("0/2", "give that number of shards"), (None, "give the shard, or name another")):
+    for shard, sentence in (("0/2", "give that number of shards"), (None, "give the shard, move")):
         with pytest.raises(
             OutputMismatchError,
             match=f"is made with --shard i/3, as part-0-of-3-000002.parquet shows: {sentence}",

@@ -91,8 +91,8 @@ def test_a_kill_at_any_call_is_recovered_from(breaking: Breaking, *, after: bool
 def test_a_second_kill_while_it_recovers_is_recovered_from(breaking: Breaking, *, after: bool) -> None:
     """Wherever the first run was killed, and the second."""
     calls = calls_of(breaking, fresh=False)
-    for first in range(1, calls + 1, 13):
-        for second in range(1, calls + 1, 3):
+    for first in range(1, calls + 1, 17):
+        for second in range(1, calls + 1, 5):
             breaking.arm(first, forever(Killed())(breaking), after=True)
             with pytest.raises(Killed):
                 export_all()

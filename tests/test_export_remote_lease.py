@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from outputs import commit, expected, opened, purchases_of
+from outputs import ASKED, commit, expected, opened, purchases_of
 from stores import LEASE, MEMBERS, STORE, URL, Breaking, empty_store, expire, export_all, names, parts, rows
 
 from crowdtwist_async import OutputLockedError
 from crowdtwist_async.export.remote import lease, objects
+from crowdtwist_async.export.target import Target
 
 PATIENCE = 30.0
 
@@ -157,3 +158,21 @@ def test_whoever_writes_it_last_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
         opened(URL)
     assert held()["owner"].startswith("other")
     assert [] == names()
+
+
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["whole", "manifests-removed"])
+def test_who_wakes_up_after_a_fresh_export_adds_nothing(*, is_damaged: bool) -> None:
+    """Even if it finds its lease again: the number that it would write is taken, whatever the next one is."""
+    export_all()
+    if is_damaged:
+        STORE.rm("/bucket/out.parquet/_ledger", recursive=True)
+    with closing(Target(URL, "purchases", fresh=True)) as asleep:
+        content = STORE.cat_file(LEASE)
+        expire()
+        export_all(fresh=True)
+        before = names()
+        STORE.pipe_file(LEASE, content)
+        with pytest.raises(OutputLockedError):
+            asleep.begin(ASKED)
+    assert before == names()
+    assert expected(*MEMBERS) == rows()

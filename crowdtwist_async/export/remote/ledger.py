@@ -101,6 +101,8 @@ class RemoteLedger(Ledger):
         """The parts of all manifests, also of those that count no more."""
         self.outdated: set[str] = set()
         """Manifests that count no more."""
+        self._beyond = 0
+        """The first number that no part has: somebody may have removed the manifests of some."""
         self._has_begun = False
         self._has_claimed = False
         try:
@@ -124,8 +126,7 @@ class RemoteLedger(Ledger):
             self._replay(names)
         if fresh:
             self._forget(names.values())
-            # Parts whose manifests somebody removed are removed too: theirs are the numbers before.
-            self.number = max(self.number, parts.next_number(sizes))
+            self._beyond = parts.next_number(sizes)
 
     def _replay(self, names: Mapping[int, str]) -> None:
         read: list[str] = []
@@ -175,22 +176,31 @@ class RemoteLedger(Ledger):
             OutputLockedError: Somebody else exports there now.
             StorageError: It can't be written.
         """
+        if self._beyond > self.number + 1:
+            # Whoever is about to write this number must not get it, however far the next one is.
+            self._create([], {}, None)
+            self.number = self._beyond
         some = list(marks)
+        self._create(some, state or {}, part)
+        self._has_begun = self._has_claimed = True
+        super().commit(some, state, part)
+
+    def _create(
+        self, marks: list[Mark], state: Mapping[str, str | None], part: tuple[str, int, int] | None
+    ) -> None:
         manifest = Manifest(
             owner=self.lease.owner,
             written_at=iso(datetime.now(UTC).replace(microsecond=0)),
             begins=not self._has_begun,
-            state=dict(state or {}),
+            state=dict(state),
             part=None if part is None else Part(*part),
-            members=[Member(*mark) for mark in some],
+            members=[Member(*mark) for mark in marks],
         )
         self.lease.renew()
         content = gzip.compress(msgspec.json.encode(manifest), 6, mtime=0)
         if self._objects.create(f"{self._folder}/{self.number:06}.json.gz", content) is not None:
             raise self.lease.lost()
         self.number += 1
-        self._has_begun = self._has_claimed = True
-        super().commit(some, state, part)
 
     @property
     def is_complete(self) -> bool:
