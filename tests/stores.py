@@ -97,6 +97,15 @@ class Breaking:
         """Count from 1 again, and have it happen around this call."""
         self.count, self._at, self._after, self._happens = 0, at, after, happens
 
+    def forever(self, error: BaseException) -> Callable[[], None]:
+        """What lets nothing through any more, from the call on at which it happens."""
+
+        def happens() -> None:
+            self._at, self._after = self.count + 1, False
+            raise error
+
+        return happens
+
     def disarm(self) -> None:
         """Let nothing happen any more."""
         self._at = 0
@@ -115,17 +124,3 @@ class Breaking:
                     self._happens()
 
         return counted
-
-
-def forever(error: BaseException) -> Callable[[Breaking], Callable[[], None]]:
-    """What happens at this call and at every further one: nothing gets through any more."""
-
-    def of(breaking: Breaking) -> Callable[[], None]:
-        def happens() -> None:
-            breaking._at = breaking.count + 1
-            breaking._after = False
-            raise error
-
-        return happens
-
-    return of

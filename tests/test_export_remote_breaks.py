@@ -19,7 +19,6 @@ from stores import (
     empty_store,
     expire,
     export_all,
-    forever,
     manifests,
     names,
     parts,
@@ -77,7 +76,7 @@ def test_a_kill_at_any_call_is_recovered_from(breaking: Breaking, *, after: bool
     for at in range(1, calls_of(breaking, fresh=fresh) + 1):
         if fresh:
             export_all()
-        breaking.arm(at, forever(Killed())(breaking), after=after)
+        breaking.arm(at, breaking.forever(Killed()), after=after)
         with pytest.raises(Killed):
             export_all(fresh=fresh)
         breaking.disarm()
@@ -93,12 +92,12 @@ def test_a_second_kill_while_it_recovers_is_recovered_from(breaking: Breaking, *
     calls = calls_of(breaking, fresh=False)
     for first in range(1, calls + 1, 17):
         for second in range(1, calls + 1, 5):
-            breaking.arm(first, forever(Killed())(breaking), after=True)
+            breaking.arm(first, breaking.forever(Killed()), after=True)
             with pytest.raises(Killed):
                 export_all()
             breaking.disarm()
             expire()
-            breaking.arm(second, forever(Killed())(breaking), after=after)
+            breaking.arm(second, breaking.forever(Killed()), after=after)
             try:
                 export_all()
             except Killed:
@@ -115,7 +114,7 @@ def test_a_network_that_goes_at_any_call_is_told(breaking: Breaking, *, after: b
     """Whether or not the store had done what it was asked; the next run goes on."""
     said = set()
     for at in range(1, calls_of(breaking, fresh=False) + 1):
-        breaking.arm(at, forever(OSError(113, "No route to host"))(breaking), after=after)
+        breaking.arm(at, breaking.forever(OSError(113, "No route to host")), after=after)
         try:
             export_all()
         except StorageError as error:
