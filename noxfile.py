@@ -28,7 +28,7 @@ CORE = (
     "_walk",
 )
 
-nox.options.sessions = ["lint", "typing", "tests", "docs", "lowest", "build", "bench"]
+nox.options.sessions = ["lint", "typing", "tests", "docs", "remote", "lowest", "build", "bench"]
 nox.options.default_venv_backend = "venv"
 
 
@@ -59,6 +59,14 @@ def docs(session: nox.Session) -> None:
     """Run every block of the pages in `docs`, with the tools that they are for."""
     _install(session, "tests", "docs")
     session.run("pytest", "-q", "-n", "auto", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
+def remote(session: nox.Session) -> None:
+    """Export to a server that speaks S3, kill that, and run the page on object stores."""
+    _install(session, "tests", "remote")
+    tests = sorted(str(path) for path in Path("tests").glob("test_export_remote*.py"))
+    session.run("pytest", "-q", "-n", "auto", *tests, "tests/test_docs_object_stores.py", *session.posargs)
 
 
 @nox.session

@@ -43,7 +43,7 @@ def mark_of(user_id: str, status: str = "ok", rows: int = 0, **rest: Any) -> Mar
     return Mark(user_id, status, rows, rows + 1, drifted=False, fetched_at="2026-01-31T00:00:00Z", **rest)
 
 
-def opened(path: Path, name: str = "purchases", **options: Any) -> Target:
+def opened(path: Path | str, name: str = "purchases", **options: Any) -> Target:
     """An output that is begun, or gone on with."""
     target = Target(str(path), name, **options)
     try:

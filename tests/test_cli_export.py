@@ -704,7 +704,7 @@ def test_a_summary_that_can_not_be_written_after_all_is_told(
 @pytest.mark.parametrize(
     ("out", "code", "sentence"),
     [
-        pytest.param("s3://bucket/out.jsonl", 2, "exports are written to a local disk, .* tool", id="s3"),
+        pytest.param("s3://bucket/out.jsonl", 2, "object stores take Parquet alone: .*", id="s3"),
         pytest.param(
             "missing/out.jsonl", 2, "the folder of missing/out.jsonl is not there: .*", id="missing"
         ),

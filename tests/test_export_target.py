@@ -53,15 +53,6 @@ def test_an_unknown_format_is_refused(tmp_path: Path, name: str) -> None:
     assert {} == contents(tmp_path)
 
 
-@pytest.mark.parametrize("output", ["s3://bucket/out.parquet", "file:///tmp/out.csv"])
-def test_an_address_is_refused(output: str) -> None:
-    """Only a local disk can be recovered from."""
-    with pytest.raises(
-        ConfigurationError, match="^exports are written to a local disk, where a crash can be"
-    ):
-        Target(output, "points")
-
-
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "sqlite"])
 def test_a_folder_is_refused(tmp_path: Path, suffix: str) -> None:
     """A file can't take its place."""

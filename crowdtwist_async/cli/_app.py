@@ -80,7 +80,8 @@ class ExportFlags:
     """What all exports have."""
 
     output: Annotated[str, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)]
-    """OUT.jsonl, OUT.csv, OUT.parquet (a folder), OUT.sqlite, or - for JSON Lines on standard output."""
+    """OUT.jsonl, OUT.csv, OUT.parquet (a folder, also as s3://bucket/OUT.parquet or gs://), OUT.sqlite, or -
+    for JSON Lines on standard output."""
     ids: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """A file with one member id a line, gzip or not, or - for standard input."""
     column: str | None = None

@@ -68,7 +68,8 @@ async def export(
             another thread; an async generator is closed. To go on takes the same ids in the same
             order, of which the ledger keeps a digest; those of a set are sorted.
         output: `OUT.jsonl`, `OUT.csv`, `OUT.parquet` (a folder), `OUT.sqlite`, or `-`: JSON Lines on
-            standard output, which can't be gone on with.
+            standard output, which can't be gone on with. Parquet also goes to an object store:
+            `s3://bucket/OUT.parquet`, `gs://`, `memory://`.
         id_type: What the ids are.
         include_soldout: Rewards: also those of which none are left.
         date_start: Purchases: the first day.

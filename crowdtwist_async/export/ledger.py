@@ -24,6 +24,7 @@ from crowdtwist_async.export.storage import (
     PRIVATE,
     changed,
     check_in_place,
+    check_version,
     difference,
     foreign,
     lock,
@@ -146,11 +147,7 @@ class Ledger:
             found = str(error)
         if found != "ok":
             raise changed(f"the ledger {self._path}", f"is damaged ({found.splitlines()[-1]})")
-        if version != str(SCHEMA_VERSION):
-            raise OutputMismatchError(
-                f"the ledger {self._path} is of version {version}, and this release writes {SCHEMA_VERSION}:"
-                " go on with the release that began it, or give --fresh (fresh=True) to begin anew"
-            )
+        check_version(version, str(SCHEMA_VERSION), f"the ledger {self._path}")
 
     def close(self) -> None:
         """Close it, without what is not committed, and let others in."""

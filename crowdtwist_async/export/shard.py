@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -118,6 +118,23 @@ def check_split(output: Path, shard: Shard | None) -> None:
         OutputMismatchError: Something else lies there.
     """
     counts = {found.count: name for found, name in shards_at(output).items()}
+    whole = _whole_at(output) if shard is not None else None
+    check_mixture(output, counts, None if whole is None else whole.name, shard)
+
+
+def check_mixture(output: object, counts: Mapping[int, str], whole: str | None, shard: Shard | None) -> None:
+    """
+    Refuse to mix shards of several numbers, or shards and an export without any.
+
+    Args:
+        output: What they make together.
+        counts: The numbers of shards that are there, each with a name that shows it.
+        whole: What shows that an export without shards is there.
+        shard: What is about to be exported; `None`: all.
+
+    Raises:
+        OutputMismatchError: They would be mixed.
+    """
     for count, name in counts.items():
         if shard is None:
             raise OutputMismatchError(
@@ -129,10 +146,9 @@ def check_split(output: Path, shard: Shard | None) -> None:
                 f"{output} is made with --shard i/{count}, as {name} shows: give that number of shards, move"
                 " them away, or name another output"
             )
-    whole = _whole_at(output) if shard is not None else None
-    if whole is not None:
+    if shard is not None and whole is not None:
         raise OutputMismatchError(
-            f"{output} is made without --shard, as {whole.name} shows: go on without, move it away, or name"
+            f"{output} is made without --shard, as {whole} shows: go on without, move it away, or name"
             " another output"
         )
 

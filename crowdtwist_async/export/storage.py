@@ -176,6 +176,15 @@ def foreign(path: object, what: str) -> OutputMismatchError:
     return OutputMismatchError(f"{path} {what}. It is left as it is: move it away, or name another output")
 
 
+def check_version(version: str | None, wanted: str, ledger: str) -> None:
+    """Refuse a ledger that another release wrote."""
+    if version != wanted:
+        raise OutputMismatchError(
+            f"{ledger} is of version {version}, and this release writes {wanted}: go on with the release"
+            " that began it, or give --fresh (fresh=True) to begin anew"
+        )
+
+
 def difference(key: str, before: str | None, now: str | None) -> str:
     """What an export was begun with, and what is asked for now."""
     if key == "ids":

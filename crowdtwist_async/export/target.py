@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,9 @@ from crowdtwist_async.export.rows import iso
 from crowdtwist_async.export.shard import LEDGER, Shard, check_split
 from crowdtwist_async.export.storage import foreign, remove_file, replace_file, storing
 
+if TYPE_CHECKING:
+    from crowdtwist_async.export.remote import RemoteErrors
+
 STANDARD_OUTPUT = "-"
 ERRORS = ".errors.jsonl"
 COMPLETED_AT = "completed_at"
@@ -30,14 +34,14 @@ class Target:
     An output that is open for one export.
 
     Args:
-        output: Its path, or `-`.
+        output: Its path, its URL in an object store, or `-`.
         name: `points`, `rewards` or `purchases`.
         fresh: Whether to remove what an earlier export wrote there.
         disarm_formulas: Whether CSV cells that spreadsheets would calculate are disarmed.
         shard: Which of the shards that make the output together; by default there are none.
 
     Raises:
-        ConfigurationError: There is no such format, or it is no local path.
+        ConfigurationError: There is no such format, or it can't be there.
         ExportError: It is locked, damaged, somebody else's, or can't be written.
     """
 
@@ -53,11 +57,20 @@ class Target:
         self.output = output
         """Where the rows are: those of a shard have a name of their own."""
         self._errors_path: Path | None = None
+        self._remote_errors: RemoteErrors | None = None
         if disarm_formulas and not output.endswith(".csv"):
             raise ConfigurationError("disarming formulas is for CSV alone: no other format has any")
         if output == STANDARD_OUTPUT:
             self.ledger = Ledger(None, output)
             self.writer: Writer = StandardOutput(self.ledger)
+            return
+        if "://" in output:
+            from crowdtwist_async.export.remote import open_remote
+
+            self.output = output.rstrip("/")
+            self.ledger, self.writer, self._remote_errors = open_remote(
+                output, name, fresh=fresh, shard=shard
+            )
             return
         with storing(output):
             whole = checked_path(output)
@@ -134,11 +147,14 @@ class Target:
         Raises:
             StorageError: It can't be written.
         """
+        failed = self.ledger.totals().failed
+        if self._remote_errors is not None:
+            return self._remote_errors.write(failures_of(self.ledger, id_type) if failed else None)
         path = self._errors_path
         if path is None:
             return None
         with storing(path):
-            if not self.ledger.totals().failed:
+            if not failed:
                 remove_file(path)
                 return None
             replace_file(path, failures_of(self.ledger, id_type))
@@ -166,8 +182,7 @@ def checked_path(output: str) -> Path:
     """
     if "://" in output:
         raise ConfigurationError(
-            "exports are written to a local disk, where a crash can be recovered from: name a local"
-            " path, and copy the complete output with the store's own tool"
+            "object stores take Parquet alone, which needs no merging: it is read as one table as it is"
         )
     path = Path(output)
     if path.suffix != ".parquet" and path.is_dir():

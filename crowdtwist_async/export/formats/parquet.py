@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export.formats import Format, Limits
@@ -43,7 +43,7 @@ _GROUP = 10_000
 """Rows of a row group; so many are held in memory."""
 
 
-class _Names:
+class Names:
     """How the parts of an output are called, or those of one of its shards."""
 
     def __init__(self, shard: Shard | None) -> None:
@@ -58,33 +58,44 @@ class _Names:
 
     def next_number(self, known: Iterable[str]) -> int:
         """The first that no part has."""
-        found = (re.fullmatch(self._own, name) for name in known)
-        return 1 + max((int(match[1]) for match in found if match), default=0)
+        return 1 + max(map(self.number, known), default=0)
+
+    def number(self, name: str) -> int:
+        """The number of a part; 0: it has no such name."""
+        match = re.fullmatch(self._own, name)
+        return int(match[1]) if match else 0
+
+    def are_own(self, name: str) -> bool:
+        """Whether it is the name of a part."""
+        return re.fullmatch(self._own, name) is not None
+
+    def are_others(self, name: str) -> bool:
+        """Whether it is the name of another shard's part."""
+        return re.fullmatch(self._others, name) is not None
 
     def are_taken_by(self, name: str) -> bool:
         """Whether a file is in the way: to an export that has the folder for itself, all are."""
-        return not self._others or re.fullmatch(self._own, name) is not None
+        return not self._others or self.are_own(name)
 
     def parts(self, folder: Path, known: Container[str] = ()) -> list[Path]:
         """The parts that an export wrote, unfinished ones included; in the folder no others may be."""
         parts = []
         for path in sorted(folder.iterdir()):
             unfinished = re.fullmatch(rf"\.{self._own}{_UNFINISHED}", path.name)
-            if unfinished or path.name in known or (re.fullmatch(self._own, path.name) and _is_ours(path)):
+            if unfinished or path.name in known or (self.are_own(path.name) and is_ours(path)):
                 parts.append(path)
-            elif path.suffix == ".parquet" and not re.fullmatch(self._others, path.name):
+            elif path.suffix == ".parquet" and not self.are_others(path.name):
                 raise foreign(path, "is a part that no export wrote, and would be read as one")
         return parts
 
 
-class ParquetWriter:
-    """Writes a part for every commit that has rows."""
+class PartWriter:
+    """Makes a part for every commit that has rows."""
 
     limits = Limits(seconds=60.0, members=100_000, rows=100_000)
 
-    def __init__(self, names: _Names, path: Path, ledger: Ledger, name: str) -> None:
-        self._names = names
-        self._path = path
+    def __init__(self, place: object, ledger: Ledger, name: str) -> None:
+        self._place = place
         self._ledger = ledger
         fields = [pa.field(column, _TYPES[kind]) for column, kind in columns(name).items()]
         self._schema = pa.schema(fields, metadata={_OURS: str(SCHEMA_VERSION)})
@@ -92,6 +103,73 @@ class ParquetWriter:
         self._part: Any = None
         self._file: Any = None
         self._rows = 0
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Take a member's rows; whole row groups go into the part's file."""
+        self._group += [flatten(row) for row in rows]
+        while len(self._group) >= _GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        group, self._group = self._group[:_GROUP], self._group[_GROUP:]
+        by_column = zip(*group, strict=True) if group else [()] * len(self._schema)
+        arrays = [
+            pa.array(values, type=field.type) for values, field in zip(by_column, self._schema, strict=True)
+        ]
+        with storing(self._place):
+            if self._part is None:
+                self._file = self._begun()
+                self._part = pq.ParquetWriter(self._file, self._schema, compression="zstd")
+            self._part.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._rows += len(group)
+
+    def commit(self, marks: Sequence[Mark]) -> None:
+        """Complete the part, give it its name, and note it with the marks."""
+        if self._group:
+            self._write_group()
+        self._ledger.commit(marks, part=self._completed() if self._part is not None else None)
+
+    def _completed(self) -> tuple[str, int, int]:
+        with storing(self._place):
+            self._part.close()
+            name, size = self._kept()
+        noted = name, self._rows, size
+        self._part, self._file, self._rows = None, None, 0
+        return noted
+
+    def _begun(self) -> Any:
+        """A private file for a part."""
+        raise NotImplementedError
+
+    def _kept(self) -> tuple[str, int]:
+        """Close the part's file, make it last under its name, and return that and its bytes."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Write a part without rows if there is none, so that the folder has a schema."""
+        if not self._ledger.parts():
+            self._write_group()
+            self.commit(())
+
+    def close(self) -> None:
+        """Drop a part that is not complete."""
+        if self._file is None:
+            return
+        # Closing writes what is left, which a full disk refuses.
+        with suppress(OSError):
+            if self._part is not None:
+                self._part.close()
+        with suppress(OSError):
+            self._file.close()
+
+
+class ParquetWriter(PartWriter):
+    """Keeps parts in a folder."""
+
+    def __init__(self, names: Names, path: Path, ledger: Ledger, name: str) -> None:
+        super().__init__(path, ledger, name)
+        self._names = names
+        self._path = path
         self._next = 1
 
     def recover(self) -> None:
@@ -112,82 +190,41 @@ class ParquetWriter:
             raise changed(self._path, "lacks a part that its ledger names, or has it in another size")
         self._next = self._names.next_number(known)
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Take a member's rows; whole row groups go into the part's file."""
-        self._group += [flatten(row) for row in rows]
-        while len(self._group) >= _GROUP:
-            self._write_group()
-
-    def _write_group(self) -> None:
-        group, self._group = self._group[:_GROUP], self._group[_GROUP:]
-        by_column = zip(*group, strict=True) if group else [()] * len(self._schema)
-        arrays = [
-            pa.array(values, type=field.type) for values, field in zip(by_column, self._schema, strict=True)
-        ]
-        with storing(self._path):
-            if self._part is None:
-                self._unfinished.unlink(missing_ok=True)
-                self._file = os.fdopen(create(self._unfinished), "wb")
-                self._part = pq.ParquetWriter(self._file, self._schema, compression="zstd")
-            self._part.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-        self._rows += len(group)
-
-    @property
-    def _name(self) -> str:
-        return self._names.part(self._next)
-
     @property
     def _unfinished(self) -> Path:
-        return self._path / f".{self._name}{_UNFINISHED}"
+        return self._path / f".{self._names.part(self._next)}{_UNFINISHED}"
 
-    def commit(self, marks: Sequence[Mark]) -> None:
-        """Complete the part, give it its name, and note it with the marks."""
-        if self._group:
-            self._write_group()
-        self._ledger.commit(marks, part=self._completed() if self._part is not None else None)
+    def _begun(self) -> Any:
+        self._unfinished.unlink(missing_ok=True)
+        return os.fdopen(create(self._unfinished), "wb")
 
-    def _completed(self) -> tuple[str, int, int]:
-        name = self._name
-        with storing(self._path):
-            self._part.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._unfinished.rename(self._path / name)
-            sync_folder(self._path)
-            noted = name, self._rows, (self._path / name).stat().st_size
-        self._part, self._file, self._rows = None, None, 0
+    def _kept(self) -> tuple[str, int]:
+        name = self._names.part(self._next)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._unfinished.rename(self._path / name)
+        sync_folder(self._path)
         self._next += 1
-        return noted
-
-    def finish(self) -> None:
-        """Write a part without rows if there is none, so that the folder has a schema."""
-        if not self._ledger.parts():
-            self._write_group()
-            self.commit(())
+        return name, (self._path / name).stat().st_size
 
     def close(self) -> None:
-        """Drop a part that is not complete."""
-        if self._file is None:
-            return
-        # Closing writes what is left, which a full disk refuses; what stays is removed on resuming.
-        with suppress(OSError):
-            if self._part is not None:
-                self._part.close()
-        with suppress(OSError):
-            self._file.close()
-        with suppress(OSError):
-            self._unfinished.unlink()
+        """Drop a part that is not complete; what a crash leaves of one is removed on resuming."""
+        if self._file is not None:
+            super().close()
+            with suppress(OSError):
+                self._unfinished.unlink()
 
 
-def _is_ours(part: Path) -> bool:
+def is_ours(part: Path | BinaryIO) -> bool:
+    """Whether an export wrote a part."""
     try:
         return _OURS in (pq.read_schema(part).metadata or {})
     except (pa.ArrowException, OSError):
         return False
 
 
-def _discard(names: _Names, path: Path) -> None:
+def _discard(names: Names, path: Path) -> None:
     """Remove the parts; the folder, and what else is in it, stays."""
     if not path.exists() and not path.is_symlink():
         return
@@ -197,7 +234,7 @@ def _discard(names: _Names, path: Path) -> None:
         part.unlink()
 
 
-def _is_taken(names: _Names, path: Path) -> bool:
+def _is_taken(names: Names, path: Path) -> bool:
     if path.is_dir():
         return any(names.are_taken_by(file.name) for file in path.iterdir())
     return path.exists() or path.is_symlink()
@@ -205,7 +242,7 @@ def _is_taken(names: _Names, path: Path) -> bool:
 
 def make_format(shard: Shard | None = None) -> Format:
     """Make the format; a shard has parts of its own, and touches no others."""
-    names = _Names(shard)
+    names = Names(shard)
     return Format(
         writer=partial(ParquetWriter, names),
         discard=partial(_discard, names),
