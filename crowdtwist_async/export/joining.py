@@ -106,15 +106,13 @@ class _Database:
     def __init__(self, path: Path, states: Sequence[Mapping[str, str]]) -> None:
         self._path = path
         self._table = states[0]["endpoint"]
-        digest = blake2b(msgspec.json.encode([sorted(state.items()) for state in states]), digest_size=16)
         self._state = {
             **{key: states[0][key] for key in states[0] if key not in ("completed_at", "shard")},
             "shard": f"merged from {len(states)}",
-            MERGED: digest.hexdigest(),
         }
 
-    def is_made(self, _: Shards, /) -> bool:
-        return self._merged() == self._state[MERGED]
+    def is_made(self, shards: Shards, /) -> bool:
+        return self._merged() == _digest(shards)
 
     def _merged(self) -> str | None:
         """Of what it was merged; `None`: it was not."""
@@ -137,7 +135,8 @@ class _Database:
                     _copy_tables(connection)
                 self._copy_rows(connection, path, ledger)
                 connection.execute("DETACH DATABASE shard")
-            connection.executemany("INSERT INTO export_state VALUES (?, ?)", self._state.items())
+            state = {**self._state, MERGED: _digest(shards)}
+            connection.executemany("INSERT INTO export_state VALUES (?, ?)", state.items())
 
     def _copy_rows(self, connection: sqlite3.Connection, path: Path, ledger: Ledger) -> None:
         connection.execute("BEGIN")
@@ -150,6 +149,12 @@ class _Database:
         connection.execute("INSERT INTO main.members SELECT * FROM shard.members")
         connection.execute("INSERT INTO main.failures SELECT * FROM shard.failures")
         connection.execute("COMMIT")
+
+
+def _digest(shards: Shards) -> str:
+    """What tells the shards from those that they were before: a second may see two exports of one."""
+    found = [(sorted(ledger.state().items()), ledger.totals()) for _, ledger in shards()]
+    return blake2b(msgspec.json.encode(found), digest_size=16).hexdigest()
 
 
 def _connected(path: Path) -> sqlite3.Connection:
