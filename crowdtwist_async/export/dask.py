@@ -17,7 +17,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import anyio
-import anyio.to_thread
+from anyio.to_thread import run_sync as to_thread
 
 from crowdtwist_async._budget import RateBudget
 from crowdtwist_async._config import checked_positive
@@ -105,11 +105,12 @@ async def export_on_dask(
     source = Source(
         endpoint, id_type, include_soldout=include_soldout, date_start=date_start, date_end=date_end
     )
+    place, id_file = await to_thread(partial(_places, output, ids, disarm_formulas=disarm_formulas))
     order: dict[str, Any] = {
         "endpoint": endpoint,
-        "ids": _absolute(ids),
+        "ids": id_file,
         "column": column,
-        "output": str(_place(output, ids, disarm_formulas=disarm_formulas)),
+        "output": str(place),
         "per_minute": RateBudget(per_minute).per_minute,
         "options": {
             **_arguments(source),
@@ -122,14 +123,13 @@ async def export_on_dask(
     }
     found = await in_daemon_thread(read_ids(ids, column).count)
     report = ExportReport(
-        order["output"], endpoint, ids=found.ids, blank=found.blank, per_minute=order["per_minute"]
+        str(place), endpoint, ids=found.ids, blank=found.blank, per_minute=order["per_minute"]
     )
     async with cluster_at(address) as client:
-        place = Path(order["output"])
         spread = await spread_over(client, place, shards)
-        await check_workers(client, order["ids"], place)
+        await check_workers(client, id_file, place)
         looking = partial(_prepared, place, spread.shards, endpoint, fresh=fresh)
-        before, day = await anyio.to_thread.run_sync(looking)
+        before, day = await to_thread(looking)
         _share(order, spread, day)
         if announce is not None:
             announce(f"{endpoint}: {spread} at {order['per_minute']:,.6g} requests a minute.")
@@ -137,9 +137,18 @@ async def export_on_dask(
         return await Run(client, spread, order, total, progress, stop or anyio.Event()).finish()
 
 
-def _absolute(path: str | os.PathLike[str]) -> str:
-    """The name of a file for workers that may be in another folder; a link stays one."""
-    return os.path.abspath(path)  # noqa: PTH100 - resolve() would follow it
+def _places(
+    output: str | os.PathLike[str], ids: str | os.PathLike[str], *, disarm_formulas: bool
+) -> tuple[Path, str]:
+    """The output and the ids, by names that hold in any folder."""
+    if os.fspath(output) == STANDARD_OUTPUT or os.fspath(ids) == "-":
+        raise ConfigurationError(
+            "Dask's workers share neither standard input nor standard output: name files"
+        )
+    with storing(output):
+        place = checked_path(str(Path(output).absolute()))
+        format_of(place, disarm_formulas=disarm_formulas, shard=Shard(0, 1))
+    return place, str(Path(ids).absolute())
 
 
 def _arguments(source: Source) -> dict[str, Any]:
@@ -158,18 +167,6 @@ def _share(order: dict[str, Any], spread: Spread, day: str | None) -> None:
     options["concurrency"] = ceil(options["concurrency"] / spread.at_once)
     if order["endpoint"] == "purchases" and options["date_end"] is None:
         options["date_end"] = day or datetime.now(UTC).date().isoformat()
-
-
-def _place(output: str | os.PathLike[str], ids: str | os.PathLike[str], *, disarm_formulas: bool) -> Path:
-    """Where the output is, for workers that may be in another folder."""
-    if os.fspath(output) == STANDARD_OUTPUT or os.fspath(ids) == "-":
-        raise ConfigurationError(
-            "Dask's workers share neither standard input nor standard output: name files"
-        )
-    with storing(output):
-        place = checked_path(_absolute(output))
-        format_of(place, disarm_formulas=disarm_formulas, shard=Shard(0, 1))
-    return place
 
 
 def _prepared(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio.to_thread import run_sync as to_thread
 from attrs import frozen
 
 from crowdtwist_async.errors import ConfigurationError, ExportError
@@ -33,16 +34,13 @@ _JOIN_SECONDS = 60.0
 @asynccontextmanager
 async def cluster_at(address: str) -> AsyncIterator[Any]:
     """A client of a cluster, and the cluster too if it is to be local."""
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise ConfigurationError("Dask needs more packages: pip install 'crowdtwist-async[dask]'") from error
+    client_class, cluster_class = await to_thread(_classes)
     if address != LOCAL:
-        async with _connected(Client, address) as client:
+        async with _connected(client_class, address) as client:
             yield client
         return
     least, most = _LOCAL_WORKERS
-    cluster = LocalCluster(
+    cluster = cluster_class(
         n_workers=min(most, max(least, os.cpu_count() or 1)),
         threads_per_worker=1,
         memory_limit=0,  # shards take little, and Dask would end them for what others take
@@ -52,12 +50,20 @@ async def cluster_at(address: str) -> AsyncIterator[Any]:
     )
     try:
         await cluster
-        async with _connected(Client, cluster) as client:
+        async with _connected(client_class, cluster) as client:
             await client.register_plugin(dask_worker.unsignalled())
             yield client
     finally:
         with anyio.CancelScope(shield=True):
             await cluster.close()
+
+
+def _classes() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise ConfigurationError("Dask needs more packages: pip install 'crowdtwist-async[dask]'") from error
+    return Client, LocalCluster
 
 
 @asynccontextmanager
@@ -96,10 +102,17 @@ async def spread_over(client: Any, place: Path, shards: int | None) -> Spread:
         raise ExportError(f"no worker came to the Dask scheduler in {_JOIN_SECONDS:.0f} seconds") from error
     threads = await client.nthreads()
     at_once = min(_MOST_AT_ONCE, sum(threads.values()))
-    usual = next((shard.count for shard in shards_at(place)), _SHARDS_AT_A_THREAD * at_once)
-    count = usual if shards is None else shards
-    check_split(place, Shard(0, count))
+    count = await to_thread(_count_of, place, shards, _SHARDS_AT_A_THREAD * at_once)
     return Spread(count, min(at_once, count), len(threads))
+
+
+def _count_of(place: Path, asked: int | None, usual: int) -> int:
+    """How many shards: what is asked for must be what lies there."""
+    count = asked
+    if count is None:
+        count = next((shard.count for shard in shards_at(place)), usual)
+    check_split(place, Shard(0, count))
+    return count
 
 
 async def check_workers(client: Any, ids: str, place: Path) -> None:
@@ -109,16 +122,23 @@ async def check_workers(client: Any, ids: str, place: Path) -> None:
     Raises:
         ConfigurationError: One can't do its part.
     """
-    with storing(place):
-        descriptor, marker = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
-        os.close(descriptor)
+    marker = await to_thread(_mark, place)
     try:
         found = await client.run(dask_worker.problem_with, ids, marker, on_error="return")
     finally:
-        remove_file(Path(marker))
+        with anyio.CancelScope(shield=True):
+            await to_thread(remove_file, Path(marker))
     for worker, problem in found.items():
         if isinstance(problem, Exception):
             kind = type(problem).__name__
             raise ConfigurationError(f"worker {worker} lacks this release of crowdtwist-async ({kind})")
         if problem is not None:
             raise ConfigurationError(f"worker {worker} can't export: {problem}")
+
+
+def _mark(place: Path) -> str:
+    """Make a file that shows whether others see this folder."""
+    with storing(place):
+        descriptor, marker = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
+        os.close(descriptor)
+    return marker

@@ -76,8 +76,7 @@ class Run:
             try:
                 ended = await future
             except Exception as error:  # noqa: BLE001 - Dask's own: ours come as values
-                self._total.report.reason = f"Dask gave shard {shard} up ({type(error).__name__})"
-                self._ending.set()
+                self._give_up(f"Dask gave shard {shard} up ({type(error).__name__})")
                 return
             self._end(shard, ended)
 
@@ -93,6 +92,11 @@ class Run:
             self._ending.set()
         self._tell()
 
+    def _give_up(self, reason: str) -> None:
+        """What comes first tells more."""
+        self._total.report.reason = self._total.report.reason or reason
+        self._ending.set()
+
     async def _heed(self) -> None:
         await self._stop.wait()
         self._ending.set()
@@ -104,7 +108,7 @@ class Run:
             with suppress(OSError):  # the scheduler is gone; the shards' futures say so
                 await self._client.run(dask_worker.end_early, self._name, on_error="ignore")
                 if not await self._client.nthreads():
-                    self._total.report.reason = "no worker is left"
+                    self._give_up("no worker is left")
                     places.cancel()
             await anyio.sleep(_AGAIN_SECONDS)
 
