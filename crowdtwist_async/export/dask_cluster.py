@@ -44,18 +44,25 @@ async def cluster_at(address: str) -> AsyncIterator[Any]:
         n_workers=min(most, max(least, os.cpu_count() or 1)),
         threads_per_worker=1,
         memory_limit=0,  # shards take little, and Dask would end them for what others take
-        dashboard_address=None,
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # 8787 may be taken
         security=True,  # a task is code, and all users of this machine reach the ports
         asynchronous=True,
     )
     try:
-        await cluster
+        await _started(cluster)
         async with _connected(client_class, cluster) as client:
             await client.register_plugin(dask_worker.unsignalled())
             yield client
     finally:
         with anyio.CancelScope(shield=True):
             await cluster.close()
+
+
+async def _started(cluster: Any) -> None:
+    try:
+        await cluster
+    except (OSError, RuntimeError) as error:
+        raise ExportError(f"the local Dask cluster did not start: {error}") from error
 
 
 def _classes() -> tuple[Callable[..., Any], Callable[..., Any]]:
