@@ -23,8 +23,8 @@ from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.export import Plan
 from crowdtwist_async.export.rows import columns
 
-ELSEWHERE = {"capacity", "sharding"}
-"""Pages that need none of these tools: `test_docs_sharding.py` runs them."""
+ELSEWHERE = {"capacity", "dask", "sharding"}
+"""Pages that need none of these tools: `test_docs_sharding.py` and `test_export_dask.py` run them."""
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in ELSEWHERE]
 EXPORTING = ROOT / "docs" / "exporting.md"
 AIRFLOW = {

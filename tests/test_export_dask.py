@@ -25,6 +25,7 @@ from urllib.request import urlopen
 
 import anyio
 import pytest
+from blocks import ROOT, blocks_of, emulated, run, shell
 from command import (  # noqa: F401 - fixtures
     Command,
     Ended,
@@ -325,6 +326,22 @@ def test_a_local_cluster_ends_with_the_command(
     assert lines[0].startswith("purchases: 4 shards on 2 workers, 2 at once, each at 4,800 requests")
 
 
+def test_the_blocks_of_the_page_run(tmp_path: Path) -> None:
+    """All but the installation, from top to bottom; the program is a file, as its workers import it."""
+    with emulated(tmp_path) as environment:
+        for block in blocks_of(ROOT / "docs" / "dask.md"):
+            (tmp_path / "program.py").write_text(block.text)
+            lines = [line for line in block.text.splitlines() if not line.startswith("pip install")]
+            program = [sys.executable, "-W", "error", "program.py"]
+            command = program if block.language == "python" else shell("\n".join(lines))
+            done = run(command, environment, tmp_path)
+            assert 0 == done.returncode, done.stderr
+            assert not leaks(done.stdout + done.stderr)
+
+    assert (tmp_path / "points.jsonl").exists()
+    assert (tmp_path / "purchases.parquet").is_dir()
+
+
 # What a worker does, in this process
 
 
@@ -562,10 +579,10 @@ def test_what_dask_fails_at_can_be_gone_on_with(
     async def finish() -> ExportReport:
         if failure is None:
             stop.set()
-            run._left.append(Shard(0, 2))
-        return await run.finish()
+            shards._left.append(Shard(0, 2))
+        return await shards.finish()
 
-    run = Run(BrokenClient(failure), Spread(2, 1, 1), {}, total, None, stop)
+    shards = Run(BrokenClient(failure), Spread(2, 1, 1), {}, total, None, stop)
     report = anyio.run(finish)
 
     assert ("stopped", reason) == (report.status, report.reason)
