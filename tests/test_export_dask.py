@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
@@ -201,6 +201,23 @@ def test_another_number_of_shards_is_refused(on_dask: Command, api: Api, tmp_pat
     assert (0, 2 * requests) == (on_dask(output, "--fresh").code, api.stats.requests)
 
 
+def test_a_shard_that_somebody_else_exports_is_named(
+    on_dask: Command, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the time is over that a lost worker may hold it."""
+    output = tmp_path / "out.jsonl"
+    assert 0 == on_dask(output, "--shards", 2).code
+    requests = api.stats.requests
+    monkeypatch.setattr(dask_worker, "PATIENCE", 0.0)
+
+    with closing(Ledger(ledger_of_shard(output, 1, 2), "it")):
+        refused = on_dask(output)
+
+    assert 1 == refused.code
+    assert f"another export is writing shard 1/2 of {output}" in refused.err
+    assert requests == api.stats.requests
+
+
 def test_a_lost_worker_loses_no_row(on_dask: Command, api: Api, cluster: Any, tmp_path: Path) -> None:
     """Dask has another worker, or the one that the nanny starts, go on with the shard."""
     output = tmp_path / "out.parquet"
@@ -284,14 +301,21 @@ def is_free(path: Path) -> bool:
 def test_dask_sees_neither_ids_nor_the_key(on_dask: Command, api: Api, cluster: Any, tmp_path: Path) -> None:
     """In no argument, key, pickle, event or log of the scheduler, and on no page of its JSON."""
     api.most = 100
+    tasks: list[str] = []
     seen: list[str] = []
 
     def look() -> None:
         assert api.held.wait(PATIENCE)
         state = cluster.scheduler
         try:
-            seen.extend(f"{key} {pickle.dumps(task.run_spec)!r}" for key, task in list(state.tasks.items()))
-            for page in ("json/counts.json", "json/identity.json"):
+            keys = [key for key in state.tasks if key.startswith("crowdtwist-shard-")]
+            tasks.extend(f"{key} {pickle.dumps(state.tasks[key].run_spec)!r}" for key in keys)
+            seen.append(repr(state.identity()))
+            for page in (
+                "json/counts.json",
+                "info/main/logs.html",
+                *(f"info/task/{key}.html" for key in keys),
+            ):
                 with urlopen(f"http://127.0.0.1:{state.http_server.port}/{page}", timeout=PATIENCE) as reply:
                     seen.append(reply.read().decode())
         finally:
@@ -300,43 +324,29 @@ def test_dask_sees_neither_ids_nor_the_key(on_dask: Command, api: Api, cluster: 
     with meanwhile(look):
         assert 0 == on_dask(tmp_path / "out.jsonl").code
 
-    tasks = [text for text in seen if text.startswith("crowdtwist-shard-")]
     logs = repr(
         [cluster.scheduler.get_logs(), dict(cluster.scheduler._broker._topics[dask_worker.TOPIC].events)]
     )
-    assert tasks
+    everything = "\n".join((*tasks, *seen, logs))
+    assert WORKERS == len(tasks)
     assert f"{tmp_path}" in tasks[0]
-    assert not leaks("".join((*seen, logs)))
-    assert not re.search(r"\b1000\d{4}\b", "".join((*seen, logs)))
-
-
-def test_a_local_cluster_ends_with_the_command(
-    api: Api, ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its workers have the environment of the command, and nothing warns."""
-    with asked_on_a_socket(api, monkeypatch):
-        ended = process(
-            *("export", "purchases", "--ids", ids, "-o", tmp_path / "out.parquet", "--dask", "local"),
-            *("--per-minute", 9_600, "--concurrency", 8),
-        )
-
-    assert 0 == ended.code, ended.err
-    lines = ended.err.splitlines()
-    assert 4 == len(lines), ended.err
-    assert lines[0].startswith("purchases: 4 shards on 2 workers, 2 at once, each at 4,800 requests")
+    assert not leaks(everything)
+    assert not re.search(r"\b1000\d{4}\b", everything)
 
 
 def test_the_blocks_of_the_page_run(tmp_path: Path) -> None:
-    """All but the installation, from top to bottom; the program is a file, as its workers import it."""
+    """All but the installation, on local clusters, which take warnings for errors and end with the command."""
     with emulated(tmp_path) as environment:
+        environment["PYTHONWARNINGS"] = "error"
         for block in blocks_of(ROOT / "docs" / "dask.md"):
             (tmp_path / "program.py").write_text(block.text)
             lines = [line for line in block.text.splitlines() if not line.startswith("pip install")]
-            program = [sys.executable, "-W", "error", "program.py"]
+            program = [sys.executable, "program.py"]
             command = program if block.language == "python" else shell("\n".join(lines))
             done = run(command, environment, tmp_path)
             assert 0 == done.returncode, done.stderr
             assert not leaks(done.stdout + done.stderr)
+            assert "Traceback" not in done.stderr
 
     assert (tmp_path / "points.jsonl").exists()
     assert (tmp_path / "purchases.parquet").is_dir()
@@ -345,30 +355,13 @@ def test_the_blocks_of_the_page_run(tmp_path: Path) -> None:
 # What a worker does, in this process
 
 
-class Host:
-    """A worker whose shard is wanted for a while."""
-
-    def __init__(self, looks: float = float("inf")) -> None:
-        self.told: list[Any] = []
-        self._looks = looks
-
-    def log_event(self, topic: str, msg: Any) -> None:
-        """Keep it."""
-        self.told.append((topic, msg))
-
-    @property
-    def is_wanted(self) -> bool:
-        """So many times."""
-        self._looks -= 1
-        return self._looks >= 0
-
-
-@pytest.fixture(name="host")
-def host_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Who runs the shard."""
-    host = Host()
-    monkeypatch.setattr(dask_worker, "DaskHost", lambda: host)
-    return host
+@pytest.fixture(name="told")
+def told_in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What a shard tells that runs here, and is wanted."""
+    told: list[tuple[str, Any]] = []
+    host = dask_worker.Host(lambda topic, counts: told.append((topic, counts)), lambda: True)
+    monkeypatch.setattr(dask_worker, "host_here", lambda: host)
+    return told
 
 
 def order_of(ids: Path, output: Path, **options: Any) -> dict[str, Any]:
@@ -390,17 +383,17 @@ def asked_from_here(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         yield
 
 
-def test_a_shard_returns_and_tells_plain_values(asked: None, host: Host, ids: Path, tmp_path: Path) -> None:
+def test_a_shard_returns_and_tells_plain_values(
+    asked: None, told: list[Any], ids: Path, tmp_path: Path
+) -> None:
     """Counts while it runs, and the report in the end."""
     ended = dask_worker.export_shard("1/2", "run", order_of(ids, tmp_path / "out.jsonl"))
 
     held = sum(map(Shard(1, 2).holds, Emulator(members=ALL).member_ids()))
     assert ("complete", held, "1/2") == (ended["status"], ended["members"], ended["shard"])
     assert ended == json.loads(json.dumps(ended))
-    assert {dask_worker.TOPIC} == {topic for topic, _ in host.told}
-    counts = [
-        {name: value for name, value in msg.items() if name not in ("run", "shard")} for _, msg in host.told
-    ]
+    assert {dask_worker.TOPIC} == {topic for topic, _ in told}
+    counts = [{name: value for name, value in msg.items() if name not in ("run", "shard")} for _, msg in told]
     assert all(isinstance(value, int | float | None) for told in counts for value in told.values())
 
 
@@ -414,7 +407,7 @@ def test_a_shard_returns_and_tells_plain_values(asked: None, host: Host, ids: Pa
     ids=["ours", "the system's", "unexpected"],
 )
 def test_a_shard_returns_its_error(
-    host: Host,
+    told: list[Any],
     ids: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -439,11 +432,13 @@ def test_a_shard_that_is_not_wanted_any_more_stops(
     asked: None, ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or one whose run is to end early."""
-    monkeypatch.setattr(dask_worker, "DaskHost", lambda: Host(0))
+    host = dask_worker.Host(lambda *_: None, lambda: False)
+    monkeypatch.setattr(dask_worker, "host_here", lambda: host)
     output = tmp_path / "out.jsonl"
 
     unwanted = dask_worker.export_shard("0/2", "run", {**order_of(ids, output), "per_minute": 1})
-    monkeypatch.setattr(dask_worker, "DaskHost", Host)
+    wanted = dask_worker.Host(lambda *_: None, lambda: True)
+    monkeypatch.setattr(dask_worker, "host_here", lambda: wanted)
     dask_worker.end_early("this")
     ended = dask_worker.export_shard("1/2", "this", {**order_of(ids, output), "per_minute": 1})
 
@@ -451,7 +446,7 @@ def test_a_shard_that_is_not_wanted_any_more_stops(
 
 
 def test_a_shard_waits_for_the_lock_of_a_lost_worker(
-    asked: None, host: Host, ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: None, told: list[Any], ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is free when that process is gone; if it never is, somebody else exports there."""
     output = tmp_path / "out.jsonl"
@@ -489,7 +484,7 @@ def test_a_worker_says_what_it_lacks(ids: Path, tmp_path: Path, monkeypatch: pyt
 # The sum
 
 
-def told(**counts: int) -> dict[str, Any]:
+def counts(**counts: int) -> dict[str, Any]:
     """What a shard tells."""
     return {"requests": 0, "retries": 0, "is_waiting": False, **counts}
 
@@ -499,8 +494,8 @@ def test_the_sum_counts_requests_of_lost_workers_too(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     total = Total(ExportReport(f"{output}", "points", ids=9), output, 2, {})
 
-    total.take("0/2", told(requests=5, members=4))
-    total.take("0/2", told(requests=2, members=6, is_waiting=True))
+    total.take("0/2", counts(requests=5, members=4))
+    total.take("0/2", counts(requests=2, members=6, is_waiting=True))
     assert (7, 6, "the API does not answer") == (
         total.report.requests,
         total.report.members,
@@ -509,7 +504,7 @@ def test_the_sum_counts_requests_of_lost_workers_too(tmp_path: Path) -> None:
     total.end(
         "0/2", ExportReport("", "points", status="complete", requests=3, members=7, completed_at="2026")
     )
-    total.take("0/2", told(requests=1, members=6))
+    total.take("0/2", counts(requests=1, members=6))
     assert (8, 7, None) == (total.report.requests, total.report.members, total.report.waiting)
     total.conclude()
     assert "stopped" == total.report.status

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from traceback import extract_tb
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
+from attrs import frozen
 
 from crowdtwist_async._budget import RateBudget
 from crowdtwist_async.client import CrowdTwistClient
@@ -37,33 +38,29 @@ _NOT_TOLD = {"output", "endpoint", "status", "reason", "completed_at", "shard", 
 """In a report: what is no number."""
 
 
-class Host(Protocol):
+@frozen
+class Host:
     """The worker, as far as a shard sees it."""
 
-    def log_event(self, topic: str, msg: Any) -> None:
-        """Tell whoever listens to a topic."""
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anybody still waits for this shard."""
+    log_event: Callable[[str, dict[str, Any]], None]
+    """Tells whoever listens to a topic."""
+    is_wanted: Callable[[], bool]
+    """Whether anybody still waits for this shard."""
 
 
-class DaskHost:
+def host_here() -> Host:
     """Dask's worker that runs the task of this thread."""
+    from distributed import get_worker
 
-    def __init__(self) -> None:
-        from distributed import get_worker
+    worker = get_worker()
+    key = worker.get_current_task()
 
-        self._worker = get_worker()
-        self._key = self._worker.get_current_task()
-        self.log_event = self._worker.log_event
-
-    @property
-    def is_wanted(self) -> bool:
+    def is_wanted() -> bool:
         """Not when the command or the scheduler is gone: the worker forgets the task then."""
-        task = self._worker.state.tasks.get(self._key)
-        is_cancelled = task is None or task.state == "cancelled"
-        return not is_cancelled and self._worker.status.name not in _ENDING
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state != "cancelled" and worker.status.name not in _ENDING
+
+    return Host(worker.log_event, is_wanted)
 
 
 def unsignalled() -> Any:
@@ -111,7 +108,7 @@ def export_shard(shard: str, run: str, order: dict[str, Any]) -> dict[str, Any]:
         What came of it: the report, or what kind of error and its sentence.
     """
     try:
-        report = anyio.run(_exported, DaskHost(), shard, run, order)
+        report = anyio.run(_exported, host_here(), shard, run, order)
     except CrowdTwistError as error:
         return {"kind": type(error).__name__, "error": str(error)}
     except OSError as error:
@@ -143,7 +140,7 @@ async def _exported(host: Host, shard: str, run: str, order: dict[str, Any]) -> 
 
 async def _watch(host: Host, run: str, stop: anyio.Event) -> None:
     """Stop when asked to, or when nobody waits any more."""
-    while run not in _STOPPED and host.is_wanted:  # noqa: ASYNC110 - set by another thread
+    while run not in _STOPPED and host.is_wanted():  # noqa: ASYNC110 - set by another thread
         await anyio.sleep(_LOOK_SECONDS)
     stop.set()
 
