@@ -17,7 +17,7 @@ from crowdtwist_async.export.target import ERRORS
 
 _OF_OUTPUT = ("members", "without_rows", "drifted", "not_found", "failed", "rows")
 """Counts of the whole output, earlier runs included."""
-_OF_RUN = ("requests", "retries")
+_OF_RUN: tuple[str, ...] = ("requests", "retries")
 """Counts of one attempt at a shard."""
 
 
@@ -49,7 +49,7 @@ class Total:
             str(shard): {"members": totals.ok, **totals._asdict()} for shard, totals in before.items()
         }
         self._ended: dict[str, ExportReport] = {}
-        self._of_lost = dict.fromkeys(_OF_RUN, 0)
+        self._of_lost: dict[str, int] = dict.fromkeys(_OF_RUN, 0)
         if output.suffix != ".parquet":
             report.output = _pattern(output, count)
         self._add_up()
