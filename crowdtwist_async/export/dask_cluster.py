@@ -29,6 +29,7 @@ _MOST_AT_ONCE = 32
 _SHARDS_AT_A_THREAD = 2
 """A worker that is lost delays the shards that it had: smaller ones are made up for sooner."""
 _JOIN_SECONDS = 60.0
+_MISSING = "Dask needs more packages: pip install 'crowdtwist-async[dask]'"
 
 
 @asynccontextmanager
@@ -39,15 +40,7 @@ async def cluster_at(address: str) -> AsyncIterator[Any]:
         async with _connected(client_class, address) as client:
             yield client
         return
-    least, most = _LOCAL_WORKERS
-    cluster = cluster_class(
-        n_workers=min(most, max(least, os.cpu_count() or 1)),
-        threads_per_worker=1,
-        memory_limit=0,  # shards take little, and Dask would end them for what others take
-        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # 8787 may be taken
-        security=True,  # a task is code, and all users of this machine reach the ports
-        asynchronous=True,
-    )
+    cluster = _local(cluster_class)
     try:
         await _started(cluster)
         async with _connected(client_class, cluster) as client:
@@ -56,6 +49,22 @@ async def cluster_at(address: str) -> AsyncIterator[Any]:
     finally:
         with anyio.CancelScope(shield=True):
             await cluster.close()
+
+
+def _local(make: Callable[..., Any]) -> Any:
+    least, most = _LOCAL_WORKERS
+    try:
+        import cryptography  # noqa: F401 - what `security` needs
+    except ImportError as error:
+        raise ConfigurationError(_MISSING) from error
+    return make(
+        n_workers=min(most, max(least, os.cpu_count() or 1)),
+        threads_per_worker=1,
+        memory_limit=0,  # shards take little, and Dask would end them for what others take
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # 8787 may be taken
+        security=True,  # a task is code, and all users of this machine reach the ports
+        asynchronous=True,
+    )
 
 
 async def _started(cluster: Any) -> None:
@@ -69,7 +78,7 @@ def _classes() -> tuple[Callable[..., Any], Callable[..., Any]]:
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
-        raise ConfigurationError("Dask needs more packages: pip install 'crowdtwist-async[dask]'") from error
+        raise ConfigurationError(_MISSING) from error
     return Client, LocalCluster
 
 
