@@ -159,3 +159,10 @@ def kill(session: nox.Session) -> None:
     """Kill exports 200 times in each format, resume them, and compare every row; 6 minutes."""
     _install(session)
     session.run("python", "tests/kills.py", *session.posargs)
+
+
+@nox.session
+def dask(session: nox.Session) -> None:
+    """Export 20,000 members on Dask, kill workers and the whole cluster, and search what Dask keeps."""
+    session.install("-q", "-e", ".[cli,dask,parquet]")
+    session.run("python", "-m", "benchmarks.dask_export", *session.posargs)

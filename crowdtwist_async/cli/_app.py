@@ -88,6 +88,10 @@ class ExportFlags:
     """The ids are in this column of a CSV file."""
     shard: str | None = None
     """Export only the members of shard i of n, such as 0/7 to 6/7; crowdtwist merge makes them one."""
+    dask: str | None = None
+    """Export in shards on Dask: the address of a scheduler, or local for a cluster on this machine."""
+    shards: int | None = None
+    """With --dask: how many; by default as many as lie there, or two for each thread of the workers."""
     concurrency: int = 64
     """Members at once."""
     per_minute: float | None = None

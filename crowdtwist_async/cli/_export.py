@@ -9,8 +9,10 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -20,6 +22,7 @@ from attrs import evolve, frozen
 
 from crowdtwist_async.cli import COMPLETE, COMPLETE_WITH_FAILURES, INTERRUPTED, STOPPED, say
 from crowdtwist_async.cli._connect import Connection
+from crowdtwist_async.cli._dask import export_shards
 from crowdtwist_async.cli._progress import ProgressDisplay, is_terminal, make_console
 from crowdtwist_async.cli._summary import summary_of
 from crowdtwist_async.client import CrowdTwistClient
@@ -51,6 +54,8 @@ class ExportOptions:
     date_start: date | None = None
     date_end: date | None = None
     shard: Shard | None = None
+    dask: str | None = None
+    shards: int | None = None
     concurrency: int
     fresh: bool
     retry_failed: bool
@@ -66,6 +71,10 @@ class ExportOptions:
             raise ConfigurationError("--max-failed must be 0 or more")
         if self.column is not None and self.ids is None:
             raise ConfigurationError("--column is one of the ids' file: give --ids FILE too")
+        if self.dask is None and self.shards is not None:
+            raise ConfigurationError("--shards is for --dask: give that too, or --shard i/n")
+        if self.dask is not None and self.shard is not None:
+            raise ConfigurationError("--dask exports all shards: leave --shard out")
         if self.summary is not None:
             self._check_summary(self.summary)
 
@@ -137,9 +146,13 @@ class _Interrupted:
 async def run_export(connection: Connection, options: ExportOptions) -> int:
     """Export, and say on standard error how it goes and went."""
     emulator = connection.make_emulator()
-    ids = options.id_source(emulator)
     await anyio.to_thread.run_sync(options.remove_unfinished_summary)
-    client = await anyio.to_thread.run_sync(connection.client, emulator, EXPORT_RATE)
+    if options.dask is None:
+        ids = options.id_source(emulator)
+        client = await anyio.to_thread.run_sync(connection.client, emulator, EXPORT_RATE)
+        exporting = partial(_export, client, ids, options)
+    else:
+        exporting = partial(export_shards, connection, options)
     for warning in warnings_of(connection.rate(EXPORT_RATE) or 0, options.shard):
         say(warning)
     display = ProgressDisplay(
@@ -148,7 +161,7 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
         typed=options.ids == STANDARD_INPUT and is_terminal(sys.stdin),
     )
     try:
-        report = await _watched(client, ids, options, display)
+        report = await _watched(exporting, display)
     except (CrowdTwistError, OSError) as error:
         with suppress(StorageError):  # the first error tells more
             await _write_summary(options, display.report, "failed", str(error))
@@ -162,7 +175,7 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
 
 
 async def _watched(
-    client: CrowdTwistClient, ids: IdSource, options: ExportOptions, display: ProgressDisplay
+    exporting: Callable[[ProgressDisplay, anyio.Event], Awaitable[ExportReport]], display: ProgressDisplay
 ) -> ExportReport | None:
     """Export while the display moves and signals are heeded; `None`: it was stopped at once."""
     interrupted = _Interrupted(display)
@@ -173,7 +186,7 @@ async def _watched(
         beside.start_soon(display.run)
         try:
             with interrupted.at_once, display:
-                report = await _export(client, ids, options, display, interrupted.stop)
+                report = await exporting(display, interrupted.stop)
         except (CrowdTwistError, OSError) as error:
             # Raised below: the task group would wrap it in a group.
             failure = error
@@ -218,6 +231,8 @@ async def _conclude(
     """Print and write the summary; return the exit code."""
     for line in summary_of(report):
         display.say(line)
+    if options.dask is not None and not options.output.endswith(".parquet") and report.status != "stopped":
+        display.say(f"crowdtwist merge {options.output} makes one file of them.")
     if emulator is not None:
         rows, requests = counted(emulator.stats.rows, "row"), counted(emulator.stats.requests, "request")
         display.say(f"The emulator served {rows} in {requests}.")

@@ -1,0 +1,61 @@
+"""
+`crowdtwist export --dask`: the same export in shards on a cluster.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from crowdtwist_async.cli._connect import Connection
+from crowdtwist_async.cli._progress import ProgressDisplay
+from crowdtwist_async.errors import ConfigurationError
+from crowdtwist_async.export import ExportReport
+from crowdtwist_async.export.plan import EXPORT_RATE
+
+if TYPE_CHECKING:
+    from crowdtwist_async.cli._export import ExportOptions
+
+
+async def export_shards(
+    connection: Connection, options: ExportOptions, display: ProgressDisplay, stop: anyio.Event
+) -> ExportReport:
+    """
+    Export all shards.
+
+    Raises:
+        ConfigurationError: The workers can't be given what the flags name.
+    """
+    # Only here: it is a second extra's.
+    from crowdtwist_async.export.dask import export_on_dask
+
+    if connection.emulated:
+        raise ConfigurationError(
+            "--emulator is in this process, where no worker reaches it: run crowdtwist emulator, and name it"
+            " in CROWDTWIST_API_URL and CROWDTWIST_POS_URL"
+        )
+    if options.ids is None:
+        raise ConfigurationError("give --ids FILE with one member id a line, which all workers see")
+    return await export_on_dask(
+        options.dask or "",
+        options.endpoint,
+        options.ids,
+        options.output,
+        shards=options.shards,
+        per_minute=connection.rate(EXPORT_RATE) or EXPORT_RATE,
+        column=options.column,
+        id_type=options.id_type,
+        include_soldout=options.include_soldout,
+        date_start=options.date_start,
+        date_end=options.date_end,
+        concurrency=options.concurrency,
+        fresh=options.fresh,
+        retry_failed=options.retry_failed,
+        max_age=options.max_age,
+        max_outage=options.max_outage,
+        disarm_formulas=options.disarm_formulas,
+        progress=display.show,
+        announce=display.say,
+        stop=stop,
+    )

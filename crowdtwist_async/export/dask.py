@@ -1,0 +1,201 @@
+"""
+Exports on Dask: shards as tasks of a cluster, each the same exporter, with a ledger of its own.
+
+A task is told its shard and where the ids are; the key is in the environment of each worker. Dask moves
+shards away from workers that are lost; that no row is lost or doubled is up to the files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from math import ceil
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import anyio
+from anyio.to_thread import run_sync as to_thread
+
+from crowdtwist_async._budget import RateBudget
+from crowdtwist_async._config import checked_positive
+from crowdtwist_async.errors import ConfigurationError, OutputLockedError
+from crowdtwist_async.export import dask_worker
+from crowdtwist_async.export.dask_cluster import Spread, check_workers, cluster_at, spread_over
+from crowdtwist_async.export.dask_run import Run
+from crowdtwist_async.export.dask_total import Total
+from crowdtwist_async.export.formats import format_of
+from crowdtwist_async.export.ids import read_ids
+from crowdtwist_async.export.ledger import Ledger, Totals
+from crowdtwist_async.export.plan import EXPORT_RATE
+from crowdtwist_async.export.report import ExportReport
+from crowdtwist_async.export.shard import LEDGER, Shard
+from crowdtwist_async.export.source import Source
+from crowdtwist_async.export.storage import storing
+from crowdtwist_async.export.target import STANDARD_OUTPUT, Target, checked_path, has_content
+from crowdtwist_async.export.threads import in_daemon_thread
+
+_AGAIN_SECONDS = 1.0
+
+
+async def export_on_dask(
+    address: str,
+    endpoint: str,
+    ids: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    shards: int | None = None,
+    per_minute: float = EXPORT_RATE,
+    column: str | None = None,
+    id_type: str = "id",
+    include_soldout: bool | None = None,
+    date_start: date | str | None = None,
+    date_end: date | str | None = None,
+    concurrency: int = 64,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    max_age: float | timedelta | None = None,
+    max_outage: float = 900.0,
+    disarm_formulas: bool = False,
+    progress: Callable[[ExportReport], None] | None = None,
+    announce: Callable[[str], None] | None = None,
+    stop: anyio.Event | None = None,
+) -> ExportReport:
+    """
+    Export all rows of many members on a Dask cluster, in shards; on asyncio alone.
+
+    Workers make their clients by `CrowdTwistClient.from_env`, and see the ids and the output under the
+    same names as this process. Export again with the same arguments, and it goes on; shards that are
+    complete make no request. What is not named here is that of `export`.
+
+    Args:
+        address: Of a scheduler, such as `tcp://host:8786`, or `local`: a cluster on this machine, which
+            ends with the export. Its processes import your program: call this below
+            `if __name__ == "__main__"`.
+        endpoint: `points`, `rewards` or `purchases`.
+        ids: A file that all workers see.
+        output: What the shards make together: a Parquet folder, or what `merge` makes of them.
+        shards: How many; by default as many as lie there, or two for each thread of the workers.
+        per_minute: Requests a minute of the whole run, in equal parts for the shards that run at once.
+        column: The ids are in this column of a CSV file.
+        id_type: What the ids are.
+        include_soldout: Rewards: also those of which none are left.
+        date_start: Purchases: the first day.
+        date_end: Purchases: the last day; by default the day (UTC) on which the output was begun.
+        concurrency: Members at once, in all shards that run.
+        fresh: Remove what earlier exports of the shards wrote there, and begin anew.
+        retry_failed: Try members again that failed in an earlier run.
+        max_age: Seconds, or a `timedelta`, after which a complete shard is refused.
+        max_outage: Seconds that an API which does not answer is waited for.
+        disarm_formulas: CSV: put an apostrophe before texts that spreadsheets would calculate.
+        progress: Called, on the event loop, with the sum of the shards' reports as it grows.
+        announce: Called with a sentence that says how the run is spread.
+        stop: Set it to end the run early: members under way are finished and committed.
+
+    Returns:
+        The sum of the shards' reports.
+
+    Raises:
+        ExportError: The cluster can't be reached, or has no worker; or a shard's own error.
+        ConfigurationError: Dask is missing, or a worker lacks the key, the ids or the output's folder.
+        Other errors are those of `export`: the first ends all shards.
+    """
+    source = Source(
+        endpoint, id_type, include_soldout=include_soldout, date_start=date_start, date_end=date_end
+    )
+    place, id_file = await to_thread(partial(_places, output, ids, disarm_formulas=disarm_formulas))
+    order: dict[str, Any] = {
+        "endpoint": endpoint,
+        "ids": id_file,
+        "column": column,
+        "output": str(place),
+        "per_minute": RateBudget(per_minute).per_minute,
+        "options": {
+            **_arguments(source),
+            "concurrency": checked_positive(concurrency, "concurrency"),
+            "retry_failed": retry_failed,
+            "max_age": max_age.total_seconds() if isinstance(max_age, timedelta) else max_age,
+            "max_outage": max_outage,
+            "disarm_formulas": disarm_formulas,
+        },
+    }
+    found = await in_daemon_thread(read_ids(ids, column).count)
+    report = ExportReport(
+        str(place), endpoint, ids=found.ids, blank=found.blank, per_minute=order["per_minute"]
+    )
+    async with cluster_at(address) as client:
+        spread = await spread_over(client, place, shards)
+        await check_workers(client, id_file, place)
+        looking = partial(_prepared, place, spread.shards, endpoint, fresh=fresh)
+        before, day = await to_thread(looking)
+        _share(order, spread, day)
+        if announce is not None:
+            announce(f"{endpoint}: {spread} at {order['per_minute']:,.6g} requests a minute.")
+        total = Total(report, place, spread.shards, before, retry_failed=retry_failed)
+        return await Run(client, spread, order, total, progress, stop or anyio.Event()).finish()
+
+
+def _places(
+    output: str | os.PathLike[str], ids: str | os.PathLike[str], *, disarm_formulas: bool
+) -> tuple[Path, str]:
+    """The output and the ids, by names that hold in any folder."""
+    if os.fspath(output) == STANDARD_OUTPUT or os.fspath(ids) == "-":
+        raise ConfigurationError(
+            "Dask's workers share neither standard input nor standard output: name files"
+        )
+    with storing(output):
+        place = checked_path(str(Path(output).absolute()))
+        format_of(place, disarm_formulas=disarm_formulas, shard=Shard(0, 1))
+    return place, str(Path(ids).absolute())
+
+
+def _arguments(source: Source) -> dict[str, Any]:
+    return {
+        "id_type": str(source.id_type),
+        "include_soldout": source.include_soldout,
+        "date_start": source.date_start and str(source.date_start),
+        "date_end": source.date_end and str(source.date_end),
+    }
+
+
+def _share(order: dict[str, Any], spread: Spread, day: str | None) -> None:
+    """Give each shard that runs its part of the rate, and all of them the same last day."""
+    options = order["options"]
+    order["per_minute"] /= spread.at_once
+    options["concurrency"] = ceil(options["concurrency"] / spread.at_once)
+    if order["endpoint"] == "purchases" and options["date_end"] is None:
+        options["date_end"] = day or datetime.now(UTC).date().isoformat()
+
+
+def _prepared(
+    place: Path, count: int, endpoint: str, *, fresh: bool
+) -> tuple[dict[Shard, Totals], str | None]:
+    """What the shards have that were begun before, and the last day that they were begun with."""
+    before: dict[Shard, Totals] = {}
+    day: str | None = None
+    for shard in (Shard(index, count) for index in range(count)):
+        if fresh:
+            # Here, once: a task that runs again must not begin anew.
+            _patiently(partial(Target, str(place), endpoint, fresh=True, shard=shard)).close()
+            continue
+        own = shard.beside(place)
+        ledger_path = own if place.suffix == ".sqlite" else own.with_name(f"{own.name}{LEDGER}")
+        if has_content(ledger_path):
+            ledger = _patiently(partial(Ledger, ledger_path, f"shard {shard} of {place}"))
+            before[shard], day = ledger.totals(), ledger.get("date_end") or day
+            ledger.close()
+    return before, day
+
+
+def _patiently(opening: Callable[[], Any]) -> Any:
+    """Open what a worker that was lost, or is about to end, may hold for a while."""
+    until = monotonic() + dask_worker.PATIENCE
+    while True:
+        try:
+            return opening()
+        except OutputLockedError:
+            if monotonic() >= until:
+                raise
+        sleep(_AGAIN_SECONDS)

@@ -1,0 +1,160 @@
+"""
+A Dask cluster: reached or started, asked how large it is, and whether its workers can export.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.to_thread import run_sync as to_thread
+from attrs import frozen
+
+from crowdtwist_async.errors import ConfigurationError, ExportError
+from crowdtwist_async.export import dask_worker
+from crowdtwist_async.export.plan import counted
+from crowdtwist_async.export.shard import Shard, check_split, shards_at
+from crowdtwist_async.export.storage import remove_file, storing
+
+LOCAL = "local"
+_LOCAL_WORKERS = (2, 4)
+"""At least and at most; between them, one for each processor."""
+_MOST_AT_ONCE = 32
+"""Shards: one machine alone reaches the ceiling, and each shard reads all ids."""
+_SHARDS_AT_A_THREAD = 2
+"""A worker that is lost delays the shards that it had: smaller ones are made up for sooner."""
+_JOIN_SECONDS = 60.0
+_MISSING = "Dask needs more packages: pip install 'crowdtwist-async[dask]'"
+
+
+@asynccontextmanager
+async def cluster_at(address: str) -> AsyncIterator[Any]:
+    """A client of a cluster, and the cluster too if it is to be local."""
+    client_class, cluster_class = await to_thread(_classes)
+    if address != LOCAL:
+        async with _connected(client_class, address) as client:
+            yield client
+        return
+    cluster = _local(cluster_class)
+    try:
+        await _started(cluster)
+        async with _connected(client_class, cluster) as client:
+            await client.register_plugin(dask_worker.unsignalled())
+            yield client
+    finally:
+        with anyio.CancelScope(shield=True):
+            await cluster.close()
+
+
+def _local(make: Callable[..., Any]) -> Any:
+    least, most = _LOCAL_WORKERS
+    try:
+        import cryptography  # noqa: F401 - what `security` needs
+    except ImportError as error:
+        raise ConfigurationError(_MISSING) from error
+    return make(
+        n_workers=min(most, max(least, os.cpu_count() or 1)),
+        threads_per_worker=1,
+        memory_limit=0,  # shards take little, and Dask would end them for what others take
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # 8787 may be taken
+        security=True,  # a task is code, and all users of this machine reach the ports
+        asynchronous=True,
+    )
+
+
+async def _started(cluster: Any) -> None:
+    try:
+        await cluster
+    except (OSError, RuntimeError) as error:
+        raise ExportError(f"the local Dask cluster did not start: {error}") from error
+
+
+def _classes() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise ConfigurationError(_MISSING) from error
+    return Client, LocalCluster
+
+
+@asynccontextmanager
+async def _connected(make: Callable[..., Any], cluster: Any) -> AsyncIterator[Any]:
+    try:
+        client = await make(cluster, asynchronous=True, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"no Dask scheduler answers at {cluster}") from error
+    try:
+        yield client
+    finally:
+        with anyio.CancelScope(shield=True):
+            await client.close()
+
+
+@frozen
+class Spread:
+    """How a run is spread over a cluster."""
+
+    shards: int
+    at_once: int
+    workers: int
+
+    def __str__(self) -> str:
+        return (
+            f"{counted(self.shards, 'shard')} on {counted(self.workers, 'worker')}, {self.at_once} at once,"
+            " each"
+        )
+
+
+async def spread_over(client: Any, place: Path, shards: int | None) -> Spread:
+    """How many shards: those that are asked for, or lie there, or suit the workers."""
+    try:
+        await client.wait_for_workers(1, timeout=_JOIN_SECONDS)
+    except OSError as error:
+        raise ExportError(f"no worker came to the Dask scheduler in {_JOIN_SECONDS:.0f} seconds") from error
+    threads = await client.nthreads()
+    at_once = min(_MOST_AT_ONCE, sum(threads.values()))
+    count = await to_thread(_count_of, place, shards, _SHARDS_AT_A_THREAD * at_once)
+    return Spread(count, min(at_once, count), len(threads))
+
+
+def _count_of(place: Path, asked: int | None, usual: int) -> int:
+    """How many shards: what is asked for must be what lies there."""
+    count = asked
+    if count is None:
+        count = next((shard.count for shard in shards_at(place)), usual)
+    check_split(place, Shard(0, count))
+    return count
+
+
+async def check_workers(client: Any, ids: str, place: Path) -> None:
+    """
+    Have each worker look at the files and its environment, before anything is begun.
+
+    Raises:
+        ConfigurationError: One can't do its part.
+    """
+    marker = await to_thread(_mark, place)
+    try:
+        found = await client.run(dask_worker.problem_with, ids, marker, on_error="return")
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread(remove_file, Path(marker))
+    for worker, problem in found.items():
+        if isinstance(problem, Exception):
+            kind = type(problem).__name__
+            raise ConfigurationError(f"worker {worker} lacks this release of crowdtwist-async ({kind})")
+        if problem is not None:
+            raise ConfigurationError(f"worker {worker} can't export: {problem}")
+
+
+def _mark(place: Path) -> str:
+    """Make a file that shows whether others see this folder."""
+    with storing(place):
+        descriptor, marker = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
+        os.close(descriptor)
+    return marker
