@@ -22,9 +22,11 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 from urllib.request import urlopen
+from uuid import uuid4
 
 import anyio
 import pytest
+import redis
 from blocks import ROOT, blocks_of, emulated, run, shell
 from command import (  # noqa: F401 - fixtures
     Command,
@@ -35,8 +37,10 @@ from command import (  # noqa: F401 - fixtures
     process,
 )
 from conftest import KEY, leaks
+from redis_server import RedisServer, one_for_all  # noqa: F401 - a fixture
 from shards import LAST_DAY, contents, ledger_of_shard, rows_of, shard_made
 
+from crowdtwist_async import CrowdTwistError, Reply, Request
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, OutputLockedError
 from crowdtwist_async.export import ExportReport, Shard, dask_worker, merge
@@ -45,11 +49,13 @@ from crowdtwist_async.export.dask_cluster import Spread
 from crowdtwist_async.export.dask_run import Run
 from crowdtwist_async.export.dask_total import Total
 from crowdtwist_async.export.ledger import Ledger
+from crowdtwist_async.transports.aiohttp import AiohttpTransport
 
 PATIENCE = 60.0
 ALL = 300
 FAST = 1_000_000
 WORKERS = 2
+ALONE = {"budget_name": None, "transport": "httpx"}
 ACCOUNT = ("CROWDTWIST_API_KEY", "CROWDTWIST_API_URL", "CROWDTWIST_POS_URL")
 
 pytest.importorskip("distributed", reason="the extra [dask] is not installed")
@@ -372,6 +378,7 @@ def order_of(ids: Path, output: Path, **options: Any) -> dict[str, Any]:
         "column": None,
         "output": f"{output}",
         "per_minute": FAST,
+        "sending": ALONE,
         "options": options,
     }
 
@@ -466,12 +473,53 @@ def test_a_shard_waits_for_the_lock_of_a_lost_worker(
     assert "complete" == ended["status"]
 
 
+def test_a_shard_shares_the_rate_that_its_environment_names(
+    asked: None,
+    told: list[Any],
+    ids: Path,
+    tmp_path: Path,
+    shared_redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The name of the rate comes with the task, the URL does not."""
+    monkeypatch.setenv("CROWDTWIST_BUDGET", shared_redis.url)
+    monkeypatch.setattr("crowdtwist_async.budgets._connection._PATIENCE", 30.0)
+    key = f"dask-{uuid4()}"
+    order = {**order_of(ids, tmp_path / "out.jsonl"), "sending": {**ALONE, "budget_name": key}}
+
+    ended = dask_worker.export_shard("0/2", "run", order)
+
+    assert "complete" == ended["status"]
+    with redis.Redis(port=shared_redis.port) as client:
+        assert client.exists(key)
+
+
+def test_a_shard_is_sent_over_the_transport_that_was_chosen(
+    asked: None, told: list[Any], ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All its requests."""
+    sent: list[object] = []
+    send = AiohttpTransport.send
+
+    async def counted(transport: AiohttpTransport, request: Request) -> Reply | CrowdTwistError:
+        sent.append(request)
+        return await send(transport, request)
+
+    monkeypatch.setattr(AiohttpTransport, "send", counted)
+    order = {**order_of(ids, tmp_path / "out.jsonl"), "sending": {**ALONE, "transport": "aiohttp"}}
+
+    ended = dask_worker.export_shard("0/2", "run", order)
+
+    assert ("complete", len(sent)) == (ended["status"], ended["requests"])
+
+
 def test_a_worker_says_what_it_lacks(ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ids, the output's folder, the key."""
+    """The ids, the output's folder, the key, the URL of the budget."""
     (tmp_path / "marker").touch()
 
-    def problem(ids: object, marker: str) -> str | None:
-        return dask_worker.problem_with(f"{ids}", f"{tmp_path}/{marker}")
+    def problem(ids: object, marker: str, budget_name: str | None = None) -> str | None:
+        sending = {**ALONE, "budget_name": budget_name}
+        return dask_worker.problem_with(f"{ids}", f"{tmp_path}/{marker}", sending)
 
     assert f"it can't read {tmp_path}/none" == problem(tmp_path / "none", "marker")
     assert f"its folder {tmp_path}/elsewhere is another one than here" == problem(ids, "elsewhere/marker")
@@ -479,6 +527,13 @@ def test_a_worker_says_what_it_lacks(ids: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("CROWDTWIST_API_KEY", KEY)
     monkeypatch.setenv("CROWDTWIST_CLIENT_ID", "201")
     assert problem(ids, "marker") is None
+    assert re.match("its environment lacks CROWDTWIST_BUDGET", problem(ids, "marker", "ours") or "")
+    monkeypatch.setenv("CROWDTWIST_BUDGET", f"redis://:{KEY}@elsewhere.example")
+    refused = problem(ids, "marker", "ours") or ""
+    assert re.match("in its environment: the URL of Redis must", refused)
+    assert not leaks(refused)
+    monkeypatch.setenv("CROWDTWIST_BUDGET", "redis://localhost")
+    assert problem(ids, "marker", "ours") is None
 
 
 # The sum
@@ -590,9 +645,14 @@ def test_what_dask_fails_at_can_be_gone_on_with(
         (["--dask", "local", "--shard", "0/2"], 2, "--dask exports all shards: leave --shard out"),
         (["--dask", "local", "--emulator"], 2, "--emulator is in this process, where no worker reaches it.*"),
         (["--dask", "local", "--ids", "-"], 2, "Dask's workers share neither standard input nor.*"),
+        (
+            ["--dask", "local", "--ids", "x", "--budget", "redis://localhost"],
+            2,
+            "workers take the URL of a shared budget from CROWDTWIST_BUDGET in their environment.*",
+        ),
         (["--dask", "local"], 2, "give --ids FILE with one member id a line, which all workers see"),
     ],
-    ids=["no dask", "one shard", "emulator", "stdin", "no ids"],
+    ids=["no dask", "one shard", "emulator", "stdin", "budget", "no ids"],
 )
 def test_flags_that_do_not_fit_are_refused(
     crowdtwist: Command, tmp_path: Path, flags: list[object], code: int, sentence: str

@@ -5,7 +5,7 @@ Whom a command asks: the API that the environment names, or the emulator in this
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from attrs import field, frozen
@@ -28,7 +28,7 @@ class Connection:
     members: int | None = None
     """How many members the emulator has."""
     per_minute: float | None = None
-    transport: str | None = None
+    transport: Literal["httpx", "aiohttp"] | None = None
     """`httpx`, which is the default, or `aiohttp`."""
     shared: SharedBudget = field(factory=SharedBudget)
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,6 +13,7 @@ from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.cli._progress import ProgressDisplay
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export import ExportReport
+from crowdtwist_async.export.dask_worker import BUDGET
 from crowdtwist_async.export.plan import EXPORT_RATE
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ async def export_shards(
         )
     if options.ids is None:
         raise ConfigurationError("give --ids FILE with one member id a line, which all workers see")
+    if connection.shared.url is not None:
+        raise ConfigurationError(
+            f"workers take the URL of a shared budget from {BUDGET} in their environment: set it there and"
+            " here, and leave out --budget"
+        )
     return await export_on_dask(
         options.dask or "",
         options.endpoint,
@@ -44,6 +51,8 @@ async def export_shards(
         options.output,
         shards=options.shards,
         per_minute=connection.rate(EXPORT_RATE) or EXPORT_RATE,
+        budget_name=connection.shared.key if os.environ.get(BUDGET) else None,
+        transport=connection.transport or "httpx",
         column=options.column,
         id_type=options.id_type,
         include_soldout=options.include_soldout,

@@ -14,7 +14,7 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from anyio.to_thread import run_sync as to_thread
@@ -48,6 +48,8 @@ async def export_on_dask(
     *,
     shards: int | None = None,
     per_minute: float = EXPORT_RATE,
+    budget_name: str | None = None,
+    transport: Literal["httpx", "aiohttp"] = "httpx",
     column: str | None = None,
     id_type: str = "id",
     include_soldout: bool | None = None,
@@ -79,6 +81,9 @@ async def export_on_dask(
         output: What the shards make together: a Parquet folder, or what `merge` makes of them.
         shards: How many; by default as many as lie there, or two for each thread of the workers.
         per_minute: Requests a minute of the whole run, in equal parts for the shards that run at once.
+        budget_name: Share the rate with other programs, by a `RedisBudget` of this key at the URL that each
+            worker's `CROWDTWIST_BUDGET` has; `per_minute` is then that of all who share it.
+        transport: What sends the workers' requests.
         column: The ids are in this column of a CSV file.
         id_type: What the ids are.
         include_soldout: Rewards: also those of which none are left.
@@ -112,6 +117,7 @@ async def export_on_dask(
         "column": column,
         "output": str(place),
         "per_minute": RateBudget(per_minute).per_minute,
+        "sending": {"budget_name": budget_name, "transport": transport},
         "options": {
             **_arguments(source),
             "concurrency": checked_positive(concurrency, "concurrency"),
@@ -127,7 +133,7 @@ async def export_on_dask(
     )
     async with cluster_at(address) as client:
         spread = await spread_over(client, place, shards)
-        await check_workers(client, id_file, place)
+        await check_workers(client, id_file, place, order["sending"])
         looking = partial(_prepared, place, spread.shards, endpoint, fresh=fresh)
         before, day = await to_thread(looking)
         _share(order, spread, day)
@@ -163,7 +169,8 @@ def _arguments(source: Source) -> dict[str, Any]:
 def _share(order: dict[str, Any], spread: Spread, day: str | None) -> None:
     """Give each shard that runs its part of the rate, and all of them the same last day."""
     options = order["options"]
-    order["per_minute"] /= spread.at_once
+    if order["sending"]["budget_name"] is None:
+        order["per_minute"] /= spread.at_once
     options["concurrency"] = ceil(options["concurrency"] / spread.at_once)
     if order["endpoint"] == "purchases" and options["date_end"] is None:
         options["date_end"] = day or datetime.now(UTC).date().isoformat()

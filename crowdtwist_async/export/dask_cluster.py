@@ -131,7 +131,7 @@ def _count_of(place: Path, asked: int | None, usual: int) -> int:
     return count
 
 
-async def check_workers(client: Any, ids: str, place: Path) -> None:
+async def check_workers(client: Any, ids: str, place: Path, sending: dict[str, str | None]) -> None:
     """
     Have each worker look at the files and its environment, before anything is begun.
 
@@ -140,7 +140,7 @@ async def check_workers(client: Any, ids: str, place: Path) -> None:
     """
     marker = await to_thread(_mark, place)
     try:
-        found = await client.run(dask_worker.problem_with, ids, marker, on_error="return")
+        found = await client.run(dask_worker.problem_with, ids, marker, sending, on_error="return")
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread(remove_file, Path(marker))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from time import monotonic
 from traceback import extract_tb
@@ -18,13 +19,16 @@ from typing import Any
 import anyio
 from attrs import frozen
 
-from crowdtwist_async._budget import RateBudget
+from crowdtwist_async._budget import Budget, RateBudget
+from crowdtwist_async._secrets import Secret
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import CrowdTwistError, OutputLockedError
 from crowdtwist_async.export.api import export
 from crowdtwist_async.export.ids import read_ids
 from crowdtwist_async.export.report import ExportReport
 
+BUDGET = "CROWDTWIST_BUDGET"
+"""The URL of the Redis over which the rate is shared; it may hold a password, so no task carries it."""
 TOPIC = "crowdtwist-export"
 """Where shards tell how far they are."""
 PATIENCE = 120.0
@@ -80,7 +84,7 @@ def end_early(run: str) -> None:
     _STOPPED.add(run)
 
 
-def problem_with(ids: str, marker: str) -> str | None:
+def problem_with(ids: str, marker: str, sending: dict[str, str | None]) -> str | None:
     """What keeps this worker from exporting, in a sentence."""
     if not os.access(ids, os.R_OK):
         return f"it can't read {ids}"
@@ -88,9 +92,11 @@ def problem_with(ids: str, marker: str) -> str | None:
         return f"its folder {Path(marker).parent} is another one than here"
     if not os.access(Path(marker).parent, os.W_OK):
         return f"it can't write to {Path(marker).parent}"
+    if sending["budget_name"] is not None and not os.environ.get(BUDGET):
+        return f"its environment lacks {BUDGET}, where the rate is that the command shares"
     try:
-        CrowdTwistClient.from_env()
-    except CrowdTwistError as error:
+        _made(1.0, sending)
+    except (CrowdTwistError, ImportError) as error:
         return f"in its environment: {error}"
     return None
 
@@ -150,8 +156,8 @@ async def _unlocked(
 ) -> ExportReport:
     """Export as soon as a worker that was lost with this shard is really gone."""
     until = anyio.current_time() + PATIENCE
-    budget = RateBudget(order["per_minute"])
-    async with CrowdTwistClient.from_env(budget=budget) as client:
+    client, shared = _made(order["per_minute"], order["sending"])
+    async with shared, client:
         while True:
             try:
                 return await export(
@@ -169,6 +175,25 @@ async def _unlocked(
                     raise
             with anyio.move_on_after(1.0):
                 await stop.wait()
+
+
+def _made(
+    per_minute: float, sending: dict[str, str | None]
+) -> tuple[CrowdTwistClient, AbstractAsyncContextManager[object]]:
+    """A client by this worker's environment, and what is to be closed after it."""
+    shared: Any = nullcontext()
+    budget: Budget = RateBudget(per_minute)
+    if sending["budget_name"] is not None:
+        from crowdtwist_async.budgets.redis import RedisBudget
+
+        url, name = Secret(os.environ[BUDGET]), sending["budget_name"]
+        budget = shared = RedisBudget(url, key=name, per_minute=per_minute)
+    options: dict[str, Any] = {"budget": budget}
+    if sending["transport"] == "aiohttp":
+        from crowdtwist_async.transports.aiohttp import AiohttpTransport
+
+        options["transport"] = AiohttpTransport()
+    return CrowdTwistClient.from_env(**options), shared
 
 
 def _teller(host: Host, shard: str, run: str) -> Callable[[ExportReport], None]:
