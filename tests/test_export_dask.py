@@ -43,11 +43,12 @@ from shards import LAST_DAY, contents, ledger_of_shard, rows_of, shard_made
 from crowdtwist_async import CrowdTwistError, Reply, Request
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, OutputLockedError
-from crowdtwist_async.export import ExportReport, Shard, dask_worker, merge
+from crowdtwist_async.export import ExportReport, Shard, merge
 from crowdtwist_async.export.dask import export_on_dask
-from crowdtwist_async.export.dask_cluster import Spread
-from crowdtwist_async.export.dask_run import Run
-from crowdtwist_async.export.dask_total import Total
+from crowdtwist_async.export.dask import worker as dask_worker
+from crowdtwist_async.export.dask.cluster import Spread
+from crowdtwist_async.export.dask.run import Run
+from crowdtwist_async.export.dask.total import Total
 from crowdtwist_async.export.ledger import Ledger
 from crowdtwist_async.transports.aiohttp import AiohttpTransport
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from crowdtwist_async.budgets import BUDGET
 from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.cli._progress import ProgressDisplay
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export import ExportReport
-from crowdtwist_async.export.dask_worker import BUDGET
 from crowdtwist_async.export.plan import EXPORT_RATE
 
 if TYPE_CHECKING:

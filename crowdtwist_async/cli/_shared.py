@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from crowdtwist_async._budget import RateBudget
 from crowdtwist_async._secrets import Secret
+from crowdtwist_async.budgets import BUDGET
 from crowdtwist_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -78,4 +79,4 @@ class BudgetFlags:
 
 
 def _url_of_environment() -> Secret | None:
-    return Secret(os.environ["CROWDTWIST_BUDGET"]) if os.environ.get("CROWDTWIST_BUDGET") else None
+    return Secret(os.environ[BUDGET]) if os.environ.get(BUDGET) else None

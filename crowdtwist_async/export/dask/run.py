@@ -15,9 +15,9 @@ import anyio
 from attrs import define, field
 
 from crowdtwist_async import errors
-from crowdtwist_async.export import dask_worker
-from crowdtwist_async.export.dask_cluster import Spread
-from crowdtwist_async.export.dask_total import Total, report_of
+from crowdtwist_async.export.dask import worker
+from crowdtwist_async.export.dask.cluster import Spread
+from crowdtwist_async.export.dask.total import Total, report_of
 from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.shard import Shard
 
@@ -46,7 +46,7 @@ class Run:
     async def finish(self) -> ExportReport:
         """Run all shards; raise the first error."""
         self._left.extend(Shard(index, self._spread.shards) for index in range(self._spread.shards))
-        self._client.subscribe_topic(dask_worker.TOPIC, self._take)
+        self._client.subscribe_topic(worker.TOPIC, self._take)
         self._tell()
         async with anyio.create_task_group() as beside:
             beside.start_soon(self._heed)
@@ -65,7 +65,7 @@ class Run:
         while self._left and not self._ending.is_set():
             shard = self._left.popleft()
             future = self._client.submit(
-                dask_worker.export_shard,
+                worker.export_shard,
                 str(shard),
                 self._name,
                 self._order,
@@ -106,7 +106,7 @@ class Run:
         await self._ending.wait()
         while True:
             with suppress(OSError):  # the scheduler is gone; the shards' futures say so
-                await self._client.run(dask_worker.end_early, self._name, on_error="ignore")
+                await self._client.run(worker.end_early, self._name, on_error="ignore")
                 if not await self._client.nthreads():
                     self._give_up("no worker is left")
                     places.cancel()

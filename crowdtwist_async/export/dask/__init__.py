@@ -22,10 +22,10 @@ from anyio.to_thread import run_sync as to_thread
 from crowdtwist_async._budget import RateBudget
 from crowdtwist_async._config import checked_positive
 from crowdtwist_async.errors import ConfigurationError, OutputLockedError
-from crowdtwist_async.export import dask_worker
-from crowdtwist_async.export.dask_cluster import Spread, check_workers, cluster_at, spread_over
-from crowdtwist_async.export.dask_run import Run
-from crowdtwist_async.export.dask_total import Total
+from crowdtwist_async.export.dask import worker
+from crowdtwist_async.export.dask.cluster import Spread, check_workers, cluster_at, spread_over
+from crowdtwist_async.export.dask.run import Run
+from crowdtwist_async.export.dask.total import Total
 from crowdtwist_async.export.formats import format_of
 from crowdtwist_async.export.ids import read_ids
 from crowdtwist_async.export.ledger import Ledger, Totals
@@ -198,7 +198,7 @@ def _prepared(
 
 def _patiently(opening: Callable[[], Any]) -> Any:
     """Open what a worker that was lost, or is about to end, may hold for a while."""
-    until = monotonic() + dask_worker.PATIENCE
+    until = monotonic() + worker.PATIENCE
     while True:
         try:
             return opening()

@@ -21,14 +21,13 @@ from attrs import frozen
 
 from crowdtwist_async._budget import Budget, RateBudget
 from crowdtwist_async._secrets import Secret
+from crowdtwist_async.budgets import BUDGET
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import CrowdTwistError, OutputLockedError
 from crowdtwist_async.export.api import export
 from crowdtwist_async.export.ids import read_ids
 from crowdtwist_async.export.report import ExportReport
 
-BUDGET = "CROWDTWIST_BUDGET"
-"""The URL of the Redis over which the rate is shared; it may hold a password, so no task carries it."""
 TOPIC = "crowdtwist-export"
 """Where shards tell how far they are."""
 PATIENCE = 120.0
@@ -180,7 +179,11 @@ async def _unlocked(
 def _made(
     per_minute: float, sending: dict[str, str | None]
 ) -> tuple[CrowdTwistClient, AbstractAsyncContextManager[object]]:
-    """A client by this worker's environment, and what is to be closed after it."""
+    """
+    A client by this worker's environment, and what is to be closed after it.
+
+    The URL of a shared budget may hold a password, so no task carries it.
+    """
     shared: Any = nullcontext()
     budget: Budget = RateBudget(per_minute)
     if sending["budget_name"] is not None:

@@ -16,7 +16,7 @@ from anyio.to_thread import run_sync as to_thread
 from attrs import frozen
 
 from crowdtwist_async.errors import ConfigurationError, ExportError
-from crowdtwist_async.export import dask_worker
+from crowdtwist_async.export.dask import worker
 from crowdtwist_async.export.plan import counted
 from crowdtwist_async.export.shard import Shard, check_split, shards_at
 from crowdtwist_async.export.storage import remove_file, storing
@@ -44,7 +44,7 @@ async def cluster_at(address: str) -> AsyncIterator[Any]:
     try:
         await _started(cluster)
         async with _connected(client_class, cluster) as client:
-            await client.register_plugin(dask_worker.unsignalled())
+            await client.register_plugin(worker.unsignalled())
             yield client
     finally:
         with anyio.CancelScope(shield=True):
@@ -140,16 +140,16 @@ async def check_workers(client: Any, ids: str, place: Path, sending: dict[str, s
     """
     marker = await to_thread(_mark, place)
     try:
-        found = await client.run(dask_worker.problem_with, ids, marker, sending, on_error="return")
+        found = await client.run(worker.problem_with, ids, marker, sending, on_error="return")
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread(remove_file, Path(marker))
-    for worker, problem in found.items():
+    for address, problem in found.items():
         if isinstance(problem, Exception):
             kind = type(problem).__name__
-            raise ConfigurationError(f"worker {worker} lacks this release of crowdtwist-async ({kind})")
+            raise ConfigurationError(f"worker {address} lacks this release of crowdtwist-async ({kind})")
         if problem is not None:
-            raise ConfigurationError(f"worker {worker} can't export: {problem}")
+            raise ConfigurationError(f"worker {address} can't export: {problem}")
 
 
 def _mark(place: Path) -> str:
