@@ -28,6 +28,9 @@ CORE = (
     "_walk",
 )
 
+# A minute and a half of kills and of recipes in shells: what other tests call once, again and again.
+SAME_WITH_ANY_VERSION = ("test_docs_sharding", "test_export_remote_breaks", "test_kills")
+
 nox.options.sessions = ["lint", "typing", "tests", "docs", "remote", "lowest", "build", "bench"]
 nox.options.default_venv_backend = "venv"
 
@@ -71,7 +74,7 @@ def remote(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """Run the tests with the lowest versions that `pyproject.toml` allows."""
+    """Run the tests, but for the longest, with the lowest versions that `pyproject.toml` allows."""
     session.install("-q", "-U", "pip")
     extras = PYPROJECT["project"]["optional-dependencies"]
     wanted = [*PYPROJECT["project"]["dependencies"], *(line for lines in extras.values() for line in lines)]
@@ -81,7 +84,8 @@ def lowest(session: nox.Session) -> None:
         constraints = Path(folder, "lowest.txt")
         constraints.write_text("\n".join(pins))
         session.install("-q", "-e", ".[all]", "--group=tests", f"--constraint={constraints}")
-    session.run("pytest", "-q", "-n", "auto", *session.posargs)
+    left_out = [f"--ignore=tests/{name}.py" for name in SAME_WITH_ANY_VERSION]
+    session.run("pytest", "-q", "-n", "auto", *left_out, *session.posargs)
 
 
 @nox.session
