@@ -7,6 +7,7 @@ export is a process of its own. Nothing fails.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import subprocess
 import sys
@@ -93,7 +94,9 @@ def main() -> None:
     if arguments[:1] == ["--child"]:
         _child(int(arguments[1]), Path(arguments[2]), Path(arguments[3]))
         return
-    scale = 100 if "--quick" in arguments else 1
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a hundredth of it")
+    scale = 100 if parser.parse_args().quick else 1
     for suffix in _SUFFIXES:
         print(f"{suffix:<9}", _run(100_000 // scale, 100_000 // scale, suffix), flush=True)
     print(f"{'.jsonl':<9}", _run(1_000_000 // scale, 1_000_000 // scale, ".jsonl"), flush=True)

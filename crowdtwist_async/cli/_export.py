@@ -14,6 +14,7 @@ from contextlib import suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -95,6 +96,21 @@ class ExportOptions:
         if self.summary is not None:
             with suppress(OSError):
                 remove_unfinished(_followed(self.summary))
+
+    def arguments(self) -> dict[str, Any]:
+        """What `export` and `export_on_dask` take alike."""
+        return {
+            "id_type": self.id_type,
+            "include_soldout": self.include_soldout,
+            "date_start": self.date_start,
+            "date_end": self.date_end,
+            "concurrency": self.concurrency,
+            "fresh": self.fresh,
+            "retry_failed": self.retry_failed,
+            "max_age": self.max_age,
+            "max_outage": self.max_outage,
+            "disarm_formulas": self.disarm_formulas,
+        }
 
     def id_source(self, emulator: Emulator | None) -> IdSource:
         """The members: those of the file, or all of the emulator's."""
@@ -209,17 +225,8 @@ async def _export(
             options.endpoint,
             ids,
             options.output,
-            id_type=options.id_type,
-            include_soldout=options.include_soldout,
-            date_start=options.date_start,
-            date_end=options.date_end,
+            **options.arguments(),
             shard=options.shard,
-            concurrency=options.concurrency,
-            fresh=options.fresh,
-            retry_failed=options.retry_failed,
-            max_age=options.max_age,
-            max_outage=options.max_outage,
-            disarm_formulas=options.disarm_formulas,
             progress=display.show,
             stop=stop,
         )
