@@ -52,6 +52,7 @@ BUILDS = (
 IMPORTED = "import crowdtwist_async"
 PARQUET = "import crowdtwist_async.export.formats.parquet"
 STORE = "from crowdtwist_async.export.remote.objects import Objects; Objects.at('{}')"
+MEMORY = STORE.format("memory://folder/OUT.parquet")
 
 
 class Extra(NamedTuple):
@@ -70,7 +71,7 @@ EXTRAS = {
     "gcs": Extra("import gcsfs; " + PARQUET, STORE.format("gs://bucket/OUT.parquet"), "remote"),
     "parquet": Extra(PARQUET, PARQUET),
     "redis": Extra(*["from crowdtwist_async.budgets.redis import RedisBudget"] * 2),
-    "remote": Extra(*[STORE.format("memory://folder/OUT.parquet")] * 2, "parquet"),
+    "remote": Extra(MEMORY, MEMORY, "parquet"),
     "s3": Extra("import s3fs; " + PARQUET, STORE.format("s3://bucket/OUT.parquet"), "remote"),
 }
 
@@ -120,7 +121,8 @@ def built(
 
 def check_same(first: Path, second: Path) -> None:
     """Byte for byte."""
-    want(*(sorted(path.name for path in folder.iterdir()) for folder in (first, second)), "the names")
+    names = {path.name for path in first.iterdir()}
+    want(names, {path.name for path in second.iterdir()}, "what is built")
     for path in first.iterdir():
         if path.read_bytes() != (second / path.name).read_bytes():
             raise SystemExit(f"{path.name} differs from one build to the next")
@@ -183,7 +185,7 @@ def check_extras(folder: Path, wheel: Path) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pythons = dict(pool.map(tried, [("all", every), *programs.items(), ("core", "")]))
     for name, extra in EXTRAS.items():
-        command = [pythons[extra.without], "-I", "-c", extra.refused]
+        command = [str(pythons[extra.without]), "-I", "-c", extra.refused]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not done.returncode or f"crowdtwist-async[{name}]" not in done.stdout + done.stderr:
             raise SystemExit(f"without [{name}]: {done.stdout}{done.stderr}")

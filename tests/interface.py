@@ -28,6 +28,7 @@ PUBLIC = (
 GIVEN = frozenset({"EmulatorStats", "FanOut", "Fault", "IdSource", "Outcome", "Pager", "Prefetched", "Stats"})
 """Classes that users are given, and do not make: how they are made is no promise."""
 REQUIRED = "required"
+Named = griffe.Object | griffe.Alias
 _SPECIAL = ("__init__", "__iter__", "__aiter__", "__len__", "__getitem__", "__enter__", "__aenter__")
 
 
@@ -55,28 +56,27 @@ def _owner(line: str) -> str:
     return line.partition(":")[0].partition("(")[0]
 
 
-def _names(path: str, thing: griffe.Object | griffe.Alias) -> list[str]:
+def _names(path: str, thing: Named) -> list[str]:
     if not thing.is_module:
         return [path]
     return [f"{path}.{name}" for name in thing.exports or () if name in thing.members]
 
 
-def _lines(name: str, thing: griffe.Object | griffe.Alias, told: Collection[str]) -> Iterator[str]:
-    if thing.is_class:
+def _lines(name: str, named: Named, told: Collection[str]) -> Iterator[str]:
+    thing = named.final_target if isinstance(named, griffe.Alias) else named
+    if isinstance(thing, griffe.Class):
         yield f"{name}: class of {', '.join(str(base) for base in thing.bases) or 'object'}"
         for key, member in _members(thing, told):
             yield from _lines(f"{name}.{key}", member, told)
-    elif thing.is_function:
+    elif isinstance(thing, griffe.Function):
         yield from _of_function(name, thing)
-    else:
+    elif isinstance(thing, griffe.Attribute):
         kind = "property" if "property" in thing.labels else "attribute"
         annotation = f" {thing.annotation}" if thing.annotation else ""
         yield f"{name}: {kind}{annotation}{_default(thing.value)}"
 
 
-def _members(
-    thing: griffe.Object | griffe.Alias, told: Collection[str]
-) -> Iterator[tuple[str, griffe.Object | griffe.Alias]]:
+def _members(thing: griffe.Class, told: Collection[str]) -> Iterator[tuple[str, Named]]:
     """Those that users name; what comes from a public base is told there."""
     for key, member in thing.all_members.items():
         if key.startswith("_") and (key not in _SPECIAL or (key == "__init__" and thing.name in GIVEN)):
@@ -85,7 +85,7 @@ def _members(
             yield key, member
 
 
-def _of_function(name: str, function: griffe.Object | griffe.Alias) -> Iterator[str]:
+def _of_function(name: str, function: griffe.Function) -> Iterator[str]:
     decorators = "".join(f"@{decorator.value} " for decorator in function.decorators)
     kind = "async function" if "async" in function.labels else "function"
     yield f"{name}: {decorators}{kind} of {function.returns}"
