@@ -27,7 +27,7 @@ def test_the_other_blocks_run(text: str) -> None:
     environment = {
         "PATH": f"{sys.prefix}/bin:/usr/bin:/bin",
         "PYTHONPATH": str(ROOT),
-        "COVERAGE_FILE": "/dev/null",
+        "PYTEST_ADDOPTS": "-p no:cacheprovider",
     }
     ran = run(shell(text), environment, ROOT)
 
