@@ -28,11 +28,31 @@ CORE = (
     "_walk",
 )
 
+FORMS = {
+    "github-workflows": "workflows/*.yml",
+    "dependabot": "dependabot.yml",
+    "github-issue-forms": "ISSUE_TEMPLATE/[!c]*.yml",
+    "github-issue-config": "ISSUE_TEMPLATE/config.yml",
+}
 # A minute and a half of kills and of recipes in shells: what other tests call once, again and again.
 SAME_WITH_ANY_VERSION = ("test_docs_sharding", "test_export_remote_breaks", "test_kills")
 
-nox.options.sessions = ["lint", "typing", "tests", "docs", "remote", "lowest", "build", "bench"]
+LOCKS = ROOT / ".ci" / "requirements"
+# A lock has what the group of its name wants, and the project with these extras: none for "core".
+LOCKED_WITH = {"core": [], "tests": ["all"], "typing": ["all"]}
+LOCKED = ("api", "audit", "build", "lint", "nox", "supply", *LOCKED_WITH)
+
+nox.options.sessions = [
+    *("lint", "typing", "tests", "docs", "remote", "lowest", "build", "bench"),
+    *("api", "supply", "release-check"),
+]
 nox.options.default_venv_backend = "venv"
+
+
+def _locked(session: nox.Session, lock: str, *, project: bool = False) -> None:
+    session.install("-q", "--require-hashes", "-r", str(LOCKS / f"{lock}.txt"))
+    if project:
+        session.install("-q", "--no-deps", "-e", ".")
 
 
 def _install(session: nox.Session, *groups: str) -> None:
@@ -43,7 +63,7 @@ def _install(session: nox.Session, *groups: str) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests, in parallel and in random order."""
-    _install(session, "tests")
+    _locked(session, "tests", project=True)
     session.run("pytest", "-q", "-n", "auto", "--cov", "--cov-report=", *session.posargs)
     session.notify("coverage")
 
@@ -91,8 +111,7 @@ def lowest(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Check the types with mypy and pyright, those that users see included."""
-    _install(session, "tests", "typing")
-    session.install("-q", "nox")
+    _locked(session, "typing", project=True)
     session.run("mypy")
     session.run("pyright")
 
@@ -100,7 +119,7 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
-    session.install("-q", *PYPROJECT["dependency-groups"]["lint"])
+    _locked(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
 
@@ -108,9 +127,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Build both distributions, check their metadata, and run the command from the wheel alone."""
-    session.install("-q", *PYPROJECT["dependency-groups"]["build"])
+    _locked(session, "build")
     folder = session.create_tmp()
-    session.run("python", "-m", "build", "-q", "--outdir", folder, str(ROOT))
+    session.run("python", "-m", "build", "-q", "--no-isolation", "--outdir", folder, str(ROOT))
     packages = sorted(Path(folder).glob("*-*"))
     session.run("twine", "check", "--strict", *map(str, packages))
     wheel = next(package for package in packages if package.suffix == ".whl")
@@ -118,6 +137,50 @@ def build(session: nox.Session) -> None:
     with session.chdir(folder):
         session.run(
             "crowdtwist", "export", "purchases", "--emulator", "--members", "20", "--fresh", "-o", "out.csv"
+        )
+
+
+@nox.session
+def api(session: nox.Session) -> None:
+    """Compare the public interface with what was promised; `-- --accept` writes down what is there."""
+    _locked(session, "api")
+    session.run("python", "tests/interface.py", *session.posargs)
+
+
+@nox.session
+def supply(session: nox.Session) -> None:
+    """Check the workflows and forms of `.github`, without a network."""
+    _locked(session, "supply")
+    session.run("zizmor", "--quiet", "--offline", "--pedantic", ".github")
+    for schema, pattern in FORMS.items():
+        files = map(str, sorted((ROOT / ".github").glob(pattern)))
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *files)
+
+
+@nox.session(name="release-check")
+def release_check(session: nox.Session) -> None:
+    """Build what would be released into `dist`: twice, byte for byte; judge it, and try each extra alone."""
+    _locked(session, "build")
+    session.run("python", ".ci/distributions.py", str(LOCKS / "core.txt"), env={"PYTHONWARNINGS": ""})
+    packages = [path for path in sorted((ROOT / "dist").iterdir()) if path.suffix in (".gz", ".whl")]
+    session.run("twine", "check", "--strict", *map(str, packages))
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write the locks anew where `pyproject.toml` wants it; `-- --upgrade` takes the newest versions."""
+    _locked(session, "build")
+    backend = Path(session.create_tmp(), "backend.in")
+    backend.write_text("\n".join(PYPROJECT["build-system"]["requires"]))
+    for name in LOCKED:
+        extras = [f"--extra={extra}" for extra in LOCKED_WITH.get(name, ())]
+        groups = ["typing", "tests", "nox"] if name == "typing" else [name] * (name != "core")
+        sources = ["pyproject.toml"] * (name in LOCKED_WITH) + [str(backend)] * (name == "build")
+        session.run(
+            *("uv", "pip", "compile", "-q", "--universal", "--python-version=3.11", "--generate-hashes"),
+            *("--no-annotate", "--custom-compile-command=nox -s lock", f"--output-file={LOCKS / name}.txt"),
+            *(f"--group={group}" for group in groups),
+            *(*extras, *sources, *session.posargs),
         )
 
 
