@@ -43,7 +43,7 @@ LOCKED_WITH = {"core": [], "tests": ["all"], "typing": ["all"]}
 LOCKED = ("api", "audit", "build", "lint", "nox", "supply", *LOCKED_WITH)
 
 nox.options.sessions = [
-    *("lint", "typing", "tests", "docs", "remote", "lowest", "build", "bench"),
+    *("lint", "typing", "tests", "docs", "remote", "lowest", "bench"),
     *("api", "supply", "release-check"),
 ]
 nox.options.default_venv_backend = "venv"
@@ -122,22 +122,6 @@ def lint(session: nox.Session) -> None:
     _locked(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
-
-
-@nox.session
-def build(session: nox.Session) -> None:
-    """Build both distributions, check their metadata, and run the command from the wheel alone."""
-    _locked(session, "build")
-    folder = session.create_tmp()
-    session.run("python", "-m", "build", "-q", "--no-isolation", "--outdir", folder, str(ROOT))
-    packages = sorted(Path(folder).glob("*-*"))
-    session.run("twine", "check", "--strict", *map(str, packages))
-    wheel = next(package for package in packages if package.suffix == ".whl")
-    session.install("-q", "--force-reinstall", f"{wheel}[cli]")
-    with session.chdir(folder):
-        session.run(
-            "crowdtwist", "export", "purchases", "--emulator", "--members", "20", "--fresh", "-o", "out.csv"
-        )
 
 
 @nox.session

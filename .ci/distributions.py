@@ -50,6 +50,10 @@ BUILDS = (
 )
 """The environment, the umask and the options of each; without options the wheel is made from the sdist."""
 IMPORTED = "import crowdtwist_async"
+EXPORT = (
+    "from crowdtwist_async.cli import main; "
+    "raise SystemExit(main(['export', 'purchases', '--emulator', '--members=20', '-o', '-']))"
+)
 PARQUET = "import crowdtwist_async.export.formats.parquet"
 STORE = "from crowdtwist_async.export.remote.objects import Objects; Objects.at('{}')"
 MEMORY = STORE.format("memory://folder/OUT.parquet")
@@ -66,7 +70,7 @@ class Extra(NamedTuple):
 
 EXTRAS = {
     "aiohttp": Extra(*["from crowdtwist_async.transports.aiohttp import AiohttpTransport"] * 2),
-    "cli": Extra(*["from crowdtwist_async.cli import main; raise SystemExit(main(['--help']))"] * 2),
+    "cli": Extra(*[EXPORT] * 2),
     "dask": Extra(*["from crowdtwist_async.export.dask.cluster import _classes, cluster_at; _classes()"] * 2),
     "gcs": Extra("import gcsfs; " + PARQUET, STORE.format("gs://bucket/OUT.parquet"), "remote"),
     "parquet": Extra(PARQUET, PARQUET),
