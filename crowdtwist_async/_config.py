@@ -230,9 +230,12 @@ def signing_from_env() -> HmacKey | None:
             "signing takes two keys: set CROWDTWIST_HMAC_PUBLIC_KEY, and CROWDTWIST_HMAC_PRIVATE_KEY or"
             " CROWDTWIST_HMAC_PRIVATE_KEY_FILE, or none of them"
         )
-    formats = {"timestamp": _variable("HMAC_TIMESTAMP"), "digest": _variable("HMAC_DIGEST")}
     pair: dict[str, Any] = {"public_key": public, "private_key": private}
-    return HmacKey(**pair, **{name: value for name, value in formats.items() if value is not None})
+    for switch in ("timestamp", "digest"):
+        value = _variable(f"HMAC_{switch.upper()}")
+        if value is not None:
+            pair[switch] = value
+    return HmacKey(**pair)
 
 
 def _key_from_env(name: str) -> Secret | None:
