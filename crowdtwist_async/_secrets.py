@@ -21,7 +21,9 @@ _MOST_LEVELS = 20
 _KEY_IN_LINK = r"""(api_key(?:=|\\u003[dD]|%3[dD]))(?:[^&"'\\\s<>]|\\(?!u0026|u0022|["nrt]).)*"""
 _KEY_IN_HEADER = r"(CTApiKey[ +]|CTApiKey%20)[^\s'\",]+"
 # A public key ends with the first colon; bounded, as a server could send thousands of beginnings.
-_SIGNATURE_IN_HEADER = r"(CTApiV2Auth(?:[ +]|%20))(?:(?!:|%3[aA])\S){1,768}(?::|%3[aA])[A-Za-z0-9+/=%\\]+"
+_SIGNATURE_IN_HEADER = (
+    r"(CTApiV2Auth(?:[ +]|%20))(?:[^\s:%]|%(?!3[aA])){1,256}+(?::|%3[aA])[A-Za-z0-9+/=%\\]+"
+)
 
 
 class Secret:
