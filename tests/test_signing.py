@@ -741,10 +741,15 @@ def test_signatures_are_masked_where_signatures_stand(said: str, expected: str) 
 
 @pytest.mark.anyio
 async def test_nothing_of_a_signed_call_leaks(caplog: pytest.LogCaptureFixture) -> None:
-    """No log at DEBUG, no repr, no error, no captured local: retries, refusals and a cut connection included."""
+    """No log at DEBUG, no repr, no error, no captured local: not after retries, nor with headers that echo."""
     caplog.set_level(logging.DEBUG)
+
+    def echoing(exchange: Exchange) -> None:
+        sent = headers_of(exchange.head)["x-ct-authorization"]
+        reply(REWARDS, headers=[f"X-Got: {sent}", f"X-Used: {PUBLIC_KEY} {PRIVATE_KEY}"])(exchange)
+
     acts = (reply(b"{}", "503 Nope"), raw(reset=True), reply(b'{"error": "invalid_auth"}', "403 No"))
-    with WireServer(reply(REWARDS), *acts) as server:
+    with WireServer(echoing, *acts) as server:
         async with CrowdTwistClient(
             api_key=KEY, api_url=server.url, signing=PAIR, retry=RetryPolicy(initial=0)
         ) as client:
@@ -755,6 +760,7 @@ async def test_nothing_of_a_signed_call_leaks(caplog: pytest.LogCaptureFixture) 
         sent = [headers_of(head)["x-ct-authorization"].rpartition(":")[2] for head in server.heads]
     shown = f"{caplog.text}{caught.value}{captured_locals(caught.value)}"
     assert "attempt 3" in caplog.text
+    assert "b'X-Got', b'CTApiV2Auth ***'" in caplog.text
     assert not leaks(shown)
     assert 4 == len(sent)
     assert not [signature for signature in sent if signature in shown]
