@@ -68,7 +68,8 @@ class HmacKey:
         )
         if problem is not None:
             raise ConfigurationError(problem)
-        self.__attrs_init__(public, private, timestamp, digest)
+        init = self.__attrs_init__  # pyright: ignore[reportAttributeAccessIssue] # attrs makes it
+        init(public, private, timestamp, digest)
 
     def __repr__(self) -> str:
         if not hasattr(self, "digest"):
