@@ -24,6 +24,7 @@ CORE = (
     "_replies",
     "_retry",
     "_send",
+    "_signing",
     "_slots",
     "_walk",
 )

@@ -7,6 +7,7 @@ from crowdtwist_async._fanout import FanOut, Outcome
 from crowdtwist_async._pager import Pager, Prefetched
 from crowdtwist_async._progress import Stats
 from crowdtwist_async._retry import RetryPolicy
+from crowdtwist_async._signing import HmacKey
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import (
     APIStatusError,
@@ -64,6 +65,7 @@ __all__ = [
     "ExportError",
     "ExtraData",
     "FanOut",
+    "HmacKey",
     "HttpxTransport",
     "IdType",
     "InvalidArgumentError",

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from crowdtwist_async._secrets import Secret
+from crowdtwist_async._signing import HmacKey
 from crowdtwist_async.errors import ConfigurationError
 
 _KEY = r"[\x21-\x7e]{1,4096}"
@@ -46,6 +49,15 @@ class Settings(NamedTuple):
     key: Secret
     key_query: Secret
     key_header: Secret
+    signing: HmacKey | None = None
+    """Signs the requests to the api host, which then have no key in their URL."""
+    wall_clock: Callable[[], float] = time.time
+    """Seconds since 1970, for the timestamps of signatures."""
+
+    @property
+    def key_pair(self) -> tuple[Secret, ...]:
+        """What signs, for masking; empty without signing."""
+        return () if self.signing is None else (self.signing.public_key, self.signing.private_key)
 
 
 def make_settings(
@@ -55,9 +67,12 @@ def make_settings(
     environment: object = "",
     api_url: object = None,
     pos_url: object = None,
+    signing: Secret = Secret(None),  # noqa: B008 - frozen
 ) -> Settings:
     """
     Normalise the settings.
+
+    What is to sign is wrapped as well: it may be a pair of plain keys, by mistake.
 
     Raises:
         ConfigurationError: One of them can't work; the key's value is never in the text.
@@ -65,6 +80,8 @@ def make_settings(
     problem = _key_problem(api_key)
     if problem is not None:
         raise ConfigurationError(problem)
+    if not isinstance(signing.reveal(), HmacKey | None):
+        raise ConfigurationError("signing must be an HmacKey: HmacKey(public_key, private_key)")
     program = _checked_environment(environment), _checked_client_id(client_id)
     return Settings(
         api=_base("api", program, api_url, "api_url"),
@@ -72,6 +89,7 @@ def make_settings(
         key=api_key,
         key_query=Secret(f"api_key={quote(api_key.reveal(), safe='')}"),
         key_header=Secret(f"CTApiKey {api_key.reveal()}"),
+        signing=signing.reveal(),
     )
 
 
@@ -164,16 +182,16 @@ def checked_positive(value: Any, name: str) -> int:
     return value
 
 
-def settings_from_env(*, with_key: bool = True) -> dict[str, Any]:
+def settings_from_env(*, with_key: bool = True, with_signing: bool = True) -> dict[str, Any]:
     """
     The client's arguments as `CROWDTWIST_...` variables give them; an empty variable counts as unset.
 
-    The key is wrapped at once: neither the environment nor a plain key is a local of any frame
-    that an error could show.
+    Keys are wrapped at once: neither the environment nor a plain key is a local of any frame that an
+    error could show.
 
     Raises:
-        ConfigurationError: The key is given twice, its file can't be read, or the rate is no
-            number.
+        ConfigurationError: A key is given twice, its file can't be read, half a key pair is there, or
+            the rate is no number.
     """
     arguments: dict[str, Any] = {
         "client_id": _variable("CLIENT_ID"),
@@ -181,12 +199,15 @@ def settings_from_env(*, with_key: bool = True) -> dict[str, Any]:
         "api_url": _variable("API_URL"),
         "pos_url": _variable("POS_URL"),
     }
-    key = _key_from_env() if with_key else None
+    key = _key_from_env("API_KEY") if with_key else None
     if key is not None:
         arguments["api_key"] = key
-    rate = _variable("PER_MINUTE")
+    signing = signing_from_env() if with_signing else None
+    if signing is not None:
+        arguments["signing"] = signing
+    rate = rate_from_env()
     if rate is not None:
-        arguments["per_minute"] = _rate(rate)
+        arguments["per_minute"] = rate
     return arguments
 
 
@@ -194,21 +215,52 @@ def _variable(name: str) -> str | None:
     return os.environ.get(f"CROWDTWIST_{name}") or None
 
 
-def _key_from_env() -> Secret | None:
-    file = _variable("API_KEY_FILE")
+def signing_from_env() -> HmacKey | None:
+    """
+    The key pair that `CROWDTWIST_HMAC_...` variables give.
+
+    Raises:
+        ConfigurationError: Half a pair is there, a file can't be read, or a switch is unknown.
+    """
+    public, private = Secret(_variable("HMAC_PUBLIC_KEY")), _key_from_env("HMAC_PRIVATE_KEY")
+    if public.reveal() is None and private is None:
+        return None
+    if public.reveal() is None or private is None:
+        raise ConfigurationError(
+            "signing takes two keys: set CROWDTWIST_HMAC_PUBLIC_KEY, and CROWDTWIST_HMAC_PRIVATE_KEY or"
+            " CROWDTWIST_HMAC_PRIVATE_KEY_FILE, or none of them"
+        )
+    pair: dict[str, Any] = {"public_key": public, "private_key": private}
+    for switch in ("timestamp", "digest"):
+        value = _variable(f"HMAC_{switch.upper()}")
+        if value is not None:
+            pair[switch] = value
+    return HmacKey(**pair)
+
+
+def _key_from_env(name: str) -> Secret | None:
+    """A key out of a variable, or out of the file that another one names."""
+    file = _variable(f"{name}_FILE")
     if file is None:
-        return Secret(_variable("API_KEY")) if _variable("API_KEY") else None
-    if _variable("API_KEY"):
-        raise ConfigurationError("set CROWDTWIST_API_KEY or CROWDTWIST_API_KEY_FILE, not both")
+        return Secret(_variable(name)) if _variable(name) else None
+    if _variable(name):
+        raise ConfigurationError(f"set CROWDTWIST_{name} or CROWDTWIST_{name}_FILE, not both")
     try:
         return Secret(Path(file).read_text(encoding="utf-8").strip())
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or "it is no UTF-8 text"
-    raise ConfigurationError(f"CROWDTWIST_API_KEY_FILE can't be read: {problem}")
+    raise ConfigurationError(f"CROWDTWIST_{name}_FILE can't be read: {problem}")
 
 
-def _rate(text: str) -> float:
+def rate_from_env() -> float | None:
+    """
+    The request rate that `CROWDTWIST_PER_MINUTE` gives.
+
+    Raises:
+        ConfigurationError: It is no number.
+    """
+    text = _variable("PER_MINUTE")
     try:
-        return float(text)
+        return None if text is None else float(text)
     except ValueError:
         raise ConfigurationError("CROWDTWIST_PER_MINUTE must be a number of requests, or inf") from None

@@ -25,6 +25,7 @@ from crowdtwist_async._arguments import (
 from crowdtwist_async._config import Base, Settings
 from crowdtwist_async._convert import checked_object, known_names, structure, structure_list
 from crowdtwist_async._secrets import Secret
+from crowdtwist_async._signing import sign
 from crowdtwist_async.errors import DecodeError
 from crowdtwist_async.models import (
     IdType,
@@ -54,7 +55,7 @@ class Endpoint(NamedTuple):
     name: str
     """The client's coroutine."""
     host: Literal["api", "pos"]
-    """The api host takes the key in the query, the pos host in a header."""
+    """The api host takes the key in the query, or a signature; the pos host the key in a header."""
     id_types: frozenset[IdType]
     """The id types that it takes."""
     entries: str = ""
@@ -103,15 +104,19 @@ class Call(NamedTuple, Generic[T]):
         if self.page is not None:
             query = f"{query}&page={self.page}" if query else f"page={self.page}"
         on_api = self.endpoint.host == "api"
-        return Request(
+        signing = settings.signing if on_api else None
+        request = Request(
             endpoint=self.endpoint.name,
             origin=self.base.origin,
             path=self.base.path + self.path,
             query=query,
-            secret_query=settings.key_query if on_api else None,
+            secret_query=settings.key_query if on_api and signing is None else None,
             secret_header=None if on_api else settings.key_header,
             timeout=timeout,
         )
+        if signing is not None:
+            request.signed = sign(signing, request.target, settings.wall_clock())
+        return request
 
 
 def points_call(

@@ -96,13 +96,17 @@ def read_retry_after(header: str | None, now: datetime | None = None) -> float |
     text = (header or "").strip()
     if re.fullmatch(_SECONDS, text):
         return float(text)
+    moment = read_date(text)
+    return None if moment is None else max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+
+
+def read_date(header: str | None) -> datetime | None:
+    """Read an HTTP date; `None` for anything unreadable."""
+    text = (header or "").strip()
     if not text.isascii():
         return None
     try:
         moment = parsedate_to_datetime(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
-    return max(0.0, seconds)

@@ -20,6 +20,10 @@ _MOST_LEVELS = 20
 # A link may come with its `=`, `&` and `/` escaped by the server's JSON encoder.
 _KEY_IN_LINK = r"""(api_key(?:=|\\u003[dD]|%3[dD]))(?:[^&"'\\\s<>]|\\(?!u0026|u0022|["nrt]).)*"""
 _KEY_IN_HEADER = r"(CTApiKey[ +]|CTApiKey%20)[^\s'\",]+"
+# A public key ends with the first colon; bounded, as a server could send thousands of beginnings.
+_SIGNATURE_IN_HEADER = (
+    r"(CTApiV2Auth(?:[ +]|%20))(?:[^\s:%]|%(?!3[aA])){1,256}+(?::|%3[aA])[A-Za-z0-9+/=%\\]+"
+)
 
 
 class Secret:
@@ -50,17 +54,32 @@ def blank_keys_in_links(body: bytes) -> bytes:
 
 
 class Redactor:
-    """Replaces the key, plain or percent-encoded, and other given texts, in what a server said."""
+    """
+    Replaces the key, plain or percent-encoded, and other given texts, in what a server said.
 
-    def __init__(self, key: Secret, others: Iterable[str] = ()) -> None:
+    Args:
+        key: The API key.
+        others: User ids.
+        further: More keys: those that requests are signed with, and what they made.
+    """
+
+    def __init__(self, key: Secret, others: Iterable[str] = (), further: tuple[Secret, ...] = ()) -> None:
         self._key = key
         self._others = tuple(others)
+        self._further = further
+
+    def knowing(self, secret: Secret) -> Redactor:
+        """The same for one key more."""
+        return Redactor(self._key, self._others, (*self._further, secret))
 
     def __call__(self, text: str) -> str:
         """Mask one text."""
         text = re.sub(_KEY_IN_HEADER, rf"\1{MASK}", re.sub(_KEY_IN_LINK, r"\1", text))
-        for form in _forms(self._key.reveal()):
-            text = text.replace(form, MASK)
+        if self._further:
+            text = re.sub(_SIGNATURE_IN_HEADER, rf"\1{MASK}", text)
+        for secret in (self._key, *self._further):
+            for form in _forms(secret.reveal()):
+                text = text.replace(form, MASK)
         for form in [form for other in self._others for form in _echoes(other)]:
             text = re.sub(_whole(form), MASK, text, flags=re.IGNORECASE)
         return text

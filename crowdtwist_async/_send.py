@@ -25,7 +25,9 @@ from crowdtwist_async._quota import RetryQuota
 from crowdtwist_async._replies import read_reply
 from crowdtwist_async._retry import RetryPolicy, delay_before_retry
 from crowdtwist_async._secrets import Redactor
+from crowdtwist_async._signing import explain_refusal
 from crowdtwist_async.errors import (
+    AuthenticationError,
     ClientClosedError,
     ConnectionFailedError,
     CrowdTwistError,
@@ -68,6 +70,7 @@ class Sender:
         self.closed = False
         """Set when the client closes: calls that still wait end with it."""
         self._settings = settings
+        self._key_pair = settings.key_pair
         self._transport = transport
         self._clock = clock or loop_clock()
         self._sleep = sleep
@@ -96,7 +99,7 @@ class Sender:
     async def _until_done(
         self, call: Call[T], options: Options, progress: Progress[T]
     ) -> T | CrowdTwistError:
-        redact = Redactor(self._settings.key, (call.user_id,))
+        redact = Redactor(self._settings.key, (call.user_id,), self._key_pair)
         while True:
             outcome = await self._with_slot(call, options, progress, redact)
             if not isinstance(outcome, CrowdTwistError):
@@ -210,8 +213,12 @@ class Sender:
             _log_attempt(request, ended, progress, self._clock() - started)
         if isinstance(ended, CrowdTwistError):
             return ended
-        outcome = read_reply(call, ended, redact)
-        return outcome  # noqa: RET504 - named, it keeps the type of the call
+        if request.signed is None:
+            return read_reply(call, ended, redact)
+        outcome = read_reply(call, ended, redact.knowing(request.signed.signature))
+        if isinstance(outcome, AuthenticationError):
+            return explain_refusal(outcome, ended.headers.get("date"), self._settings.wall_clock())
+        return outcome
 
     async def _exchange(self, request: Request) -> Reply | CrowdTwistError | None:
         """One attempt in its time; `None` when that was over."""

@@ -27,7 +27,7 @@ class Session:
         self._transport = transport
         self.budget = budget
         self.max_in_flight = max_in_flight
-        self._log_redaction = LogRedaction(Redactor(settings.key))
+        self._log_redaction = LogRedaction(Redactor(settings.key, further=settings.key_pair))
         self.stats = Stats()
         self._sender: Sender | None = None
         self._closed = False

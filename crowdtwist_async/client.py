@@ -25,6 +25,7 @@ from crowdtwist_async._retry import RetryPolicy
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async._send import Options
 from crowdtwist_async._session import Session
+from crowdtwist_async._signing import HmacKey
 from crowdtwist_async.errors import ClientClosedError, ConfigurationError, InvalidArgumentError
 from crowdtwist_async.models import Page, PointsAwaitingFulfillment, Purchase, Reward
 from crowdtwist_async.transports import Transport
@@ -66,6 +67,8 @@ class CrowdTwistClient:
             minute of the 10,000 that the contract allows a program.
         http_client: An `httpx.AsyncClient` of your own to send over; never closed.
         transport: Another way to move bytes; closed with the client.
+        signing: The key pair that signs the requests to the loyalty host, for programs that have one:
+            no URL holds the key then. The commerce host takes `api_key` all the same.
 
     Raises:
         ConfigurationError: A setting can't work. The key is never in the text.
@@ -86,14 +89,20 @@ class CrowdTwistClient:
         budget: Budget | None = None,
         http_client: Any = None,
         transport: Transport | None = None,
+        signing: HmacKey | None = None,
     ) -> None:
-        key = Secret.of(api_key)
-        del api_key  # so that no traceback through this frame shows it
+        key, pair = Secret.of(api_key), Secret.of(signing)
+        del api_key, signing  # so that no traceback through this frame shows them
         self._options = _options(timeout, deadline, retry)
         self._is_view = False
         self._session = Session(
             settings=make_settings(
-                api_key=key, client_id=client_id, environment=environment, api_url=api_url, pos_url=pos_url
+                api_key=key,
+                client_id=client_id,
+                environment=environment,
+                api_url=api_url,
+                pos_url=pos_url,
+                signing=pair,
             ),
             transport=_transport(http_client, transport),
             budget=_budget(budget),
@@ -107,7 +116,9 @@ class CrowdTwistClient:
 
         Reads `CROWDTWIST_API_KEY` or `CROWDTWIST_API_KEY_FILE`, `CROWDTWIST_CLIENT_ID`,
         `CROWDTWIST_ENVIRONMENT`, `CROWDTWIST_API_URL`, `CROWDTWIST_POS_URL` and
-        `CROWDTWIST_PER_MINUTE`; an empty variable counts as unset.
+        `CROWDTWIST_PER_MINUTE`; for signing `CROWDTWIST_HMAC_PUBLIC_KEY` with
+        `CROWDTWIST_HMAC_PRIVATE_KEY` or `CROWDTWIST_HMAC_PRIVATE_KEY_FILE`, and the switches
+        `CROWDTWIST_HMAC_TIMESTAMP` and `CROWDTWIST_HMAC_DIGEST`. An empty variable counts as unset.
 
         Args:
             overrides: Arguments of the class, which win over the environment.
@@ -115,9 +126,11 @@ class CrowdTwistClient:
         Raises:
             ConfigurationError: There is no key, or a setting can't work.
         """
-        if "api_key" in overrides:
-            overrides["api_key"] = Secret.of(overrides["api_key"])
-        arguments = settings_from_env(with_key="api_key" not in overrides)
+        for name in {"api_key", "signing"} & overrides.keys():
+            overrides[name] = Secret.of(overrides[name])
+        arguments = settings_from_env(
+            with_key="api_key" not in overrides, with_signing="signing" not in overrides
+        )
         per_minute = arguments.pop("per_minute", None)
         if per_minute is not None and overrides.get("budget") is None:
             arguments["budget"] = RateBudget(per_minute)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from conftest import KEY
 
@@ -36,9 +36,9 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 @contextmanager
-def emulated(folder: Path) -> Iterator[dict[str, str]]:
+def emulated(folder: Path, **options: Any) -> Iterator[dict[str, str]]:
     """The environment of blocks that run in a folder: it gets `members.txt`."""
-    emulator = Emulator(members=MEMBERS, api_key=KEY)
+    emulator = Emulator(members=MEMBERS, api_key=KEY, **options)
     (folder / "members.txt").write_text("\n".join(emulator.member_ids()))
     account = {name for name in os.environ if name.startswith("CROWDTWIST_")}
     with EmulatorServer(emulator) as server:

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ import httpx
 import pytest
 from attrs import fields
 from command import (  # noqa: F401 - fixtures
+    MEMBERS,
     USER,
     Command,
+    asked_on_a_socket,
     count_of,
     count_of_all,
     emulated,
@@ -32,7 +34,8 @@ from command import (  # noqa: F401 - fixtures
     requests_over_aiohttp,
     server_over_a_socket,
 )
-from conftest import KEY
+from conftest import KEY, PRIVATE_KEY, PUBLIC_KEY, leaks
+from signatures import PAIR
 
 import crowdtwist_async.cli
 from crowdtwist_async import PointsAwaitingFulfillment, Purchase, Reward
@@ -537,7 +540,7 @@ def test_the_emulator_gets_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = "--host ::1 --port 1234 --members 7 --seed 3 --fault-rate 0.5 --per-minute 60"
 
     assert 0 == main(["emulator", *flags.split()])
-    assert [{"members": 7, "seed": 3, "fault_rate": 0.5, "per_minute": 60}] == made
+    assert [{"members": 7, "seed": 3, "fault_rate": 0.5, "per_minute": 60, "signing": None}] == made
     assert [("::1", 1234)] == calls
 
 
@@ -570,6 +573,75 @@ def test_the_emulator_says_how_to_ask_it(
         "  crowdtwist purchases 10000000\n"
     )
     assert ("", expected) == capsys.readouterr()
+
+
+def test_the_emulator_takes_its_pair_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """No flag takes a key, and what it prints holds none."""
+    served: list[Emulator] = []
+
+    def serve(emulator: Emulator, host: str, port: int, announce: Callable[[str], object]) -> None:
+        served.append(emulator)
+        announce(f"http://{host}:{port}")
+
+    monkeypatch.setattr("crowdtwist_async.cli._serve.serve", serve)
+    (tmp_path / "private").write_text(f"{PRIVATE_KEY}\n")
+    monkeypatch.setenv("CROWDTWIST_HMAC_PUBLIC_KEY", PUBLIC_KEY)
+    monkeypatch.setenv("CROWDTWIST_HMAC_PRIVATE_KEY_FILE", str(tmp_path / "private"))
+
+    assert 0 == main(["emulator"])
+    [emulator] = served
+    assert emulator.signing is not None
+    assert PRIVATE_KEY == emulator.signing.private_key.reveal()
+    printed = capsys.readouterr().err
+    assert printed.endswith("\nIt accepts signatures too: set CROWDTWIST_HMAC_... there as here.\n")
+    assert not leaks(printed)
+
+
+# Signing
+
+
+@pytest.fixture(name="signed")
+def asked_with_signatures(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """An API on a socket; the environment has a pair, and a key that is refused."""
+    made = Emulator(members=MEMBERS, api_key="another-key", rewards=25, signing=PAIR)
+    with asked_on_a_socket(made, monkeypatch):
+        monkeypatch.setenv("CROWDTWIST_HMAC_PUBLIC_KEY", PUBLIC_KEY)
+        monkeypatch.setenv("CROWDTWIST_HMAC_PRIVATE_KEY", PRIVATE_KEY)
+        yield made
+
+
+@pytest.mark.parametrize("transport", [[], ["--transport", "aiohttp"]], ids=["httpx", "aiohttp"])
+def test_commands_sign_with_the_pair_of_the_environment(
+    crowdtwist: Command, signed: Emulator, ids: Path, tmp_path: Path, transport: list[str]
+) -> None:
+    """Single members and exports."""
+    assert signed.rewards_of(USER) == len(crowdtwist("rewards", USER, *transport).rows)
+    output = tmp_path / "out.jsonl"
+    ended = crowdtwist("export", "rewards", "--ids", ids, "-o", output, "--quiet", *transport)
+    assert (0, "") == (ended.code, ended.err)
+    assert count_of_all(signed, "rewards") == len(output.read_text().splitlines())
+
+
+def test_a_refused_signature_ends_a_command_with_what_to_check(
+    crowdtwist: Command, signed: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a refused key does."""
+    monkeypatch.setenv("CROWDTWIST_HMAC_DIGEST", "raw")
+
+    assert crowdtwist("rewards", USER).refused(4, r"403 invalid_auth: .* \(the request was signed: check .*")
+    assert {403: 1} == signed.stats.by_status
+
+
+def test_half_a_pair_is_a_usage_error(
+    crowdtwist: Command, signed: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any request."""
+    monkeypatch.delenv("CROWDTWIST_HMAC_PUBLIC_KEY")
+
+    assert crowdtwist("rewards", USER).refused(2, "signing takes two keys: set .*")
+    assert 0 == signed.stats.requests
 
 
 # The rate

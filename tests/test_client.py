@@ -18,9 +18,10 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from conftest import KEY, captured_locals, leaks
+from conftest import KEY, PRIVATE_KEY, PUBLIC_KEY, captured_locals, leaks
 from reference_server import ReferenceServer, make_purchases, make_rewards
 from scripted import OK, ScriptedTransport
+from signatures import PAIR
 from wire import WireServer
 
 from crowdtwist_async import (
@@ -364,6 +365,19 @@ def test_from_env_lets_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
     client = CrowdTwistClient.from_env(api_key=KEY, client_id=5, budget=budget)
     assert KEY == client._session.settings.key.reveal()
     assert budget is client._session.budget
+
+
+@pytest.mark.usefixtures("_clean_environment")
+def test_from_env_signs_unless_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair of the environment goes with a key of the arguments; another pair, or none, replaces it."""
+    monkeypatch.setenv("CROWDTWIST_HMAC_PUBLIC_KEY", PUBLIC_KEY)
+    monkeypatch.setenv("CROWDTWIST_HMAC_PRIVATE_KEY", PRIVATE_KEY)
+    client = CrowdTwistClient.from_env(api_key=KEY)
+    assert [PUBLIC_KEY, PRIVATE_KEY] == [key.reveal() for key in client._session.settings.key_pair]
+    monkeypatch.delenv("CROWDTWIST_HMAC_PRIVATE_KEY")
+    for signing in (PAIR, None):
+        client = CrowdTwistClient.from_env(api_key=KEY, signing=signing)
+        assert signing is client._session.settings.signing
 
 
 BAD_ENVIRONMENTS: dict[str, tuple[dict[str, str], str]] = {

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from conftest import KEY, captured_locals
+from conftest import KEY, PRIVATE_KEY, PUBLIC_KEY, captured_locals, leaks
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -248,9 +248,16 @@ def test_other_positive_integers_are_refused(given: Any) -> None:
         checked_positive(given, "max_in_flight")
 
 
+SIGNING = ("HMAC_PUBLIC_KEY", "HMAC_PRIVATE_KEY", "HMAC_PRIVATE_KEY_FILE", "HMAC_TIMESTAMP", "HMAC_DIGEST")
+VARIABLES = (
+    *("API_KEY", "API_KEY_FILE", "CLIENT_ID", "ENVIRONMENT", "API_URL", "POS_URL", "PER_MINUTE"),
+    *SIGNING,
+)
+
+
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("API_KEY", "API_KEY_FILE", "CLIENT_ID", "ENVIRONMENT", "API_URL", "POS_URL", "PER_MINUTE"):
+    for name in VARIABLES:
         monkeypatch.delenv(f"CROWDTWIST_{name}", raising=False)
 
 
@@ -279,7 +286,7 @@ def test_every_variable_becomes_its_argument(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_empty_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compose files and CI set variables to nothing."""
-    for name in ("API_KEY", "API_KEY_FILE", "CLIENT_ID", "ENVIRONMENT", "API_URL", "POS_URL", "PER_MINUTE"):
+    for name in VARIABLES:
         monkeypatch.setenv(f"CROWDTWIST_{name}", "")
 
     expected = {"client_id": None, "environment": "", "api_url": None, "pos_url": None}
@@ -337,6 +344,77 @@ def test_the_key_can_be_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROWDTWIST_API_KEY_FILE", "absent")
 
     assert "api_key" not in settings_from_env(with_key=False)
+
+
+@pytest.mark.parametrize(
+    ("switches", "formats"),
+    [
+        pytest.param({}, ("ms", "hex"), id="defaults"),
+        pytest.param({"HMAC_TIMESTAMP": "s", "HMAC_DIGEST": "raw"}, ("s", "raw"), id="switched"),
+    ],
+)
+def test_a_key_pair_comes_from_variables(
+    monkeypatch: pytest.MonkeyPatch, switches: dict[str, str], formats: tuple[str, str]
+) -> None:
+    """With the switches, if they are set."""
+    for name, value in {"HMAC_PUBLIC_KEY": PUBLIC_KEY, "HMAC_PRIVATE_KEY": PRIVATE_KEY, **switches}.items():
+        monkeypatch.setenv(f"CROWDTWIST_{name}", value)
+
+    signing = settings_from_env()["signing"]
+
+    assert (PUBLIC_KEY, PRIVATE_KEY) == (signing.public_key.reveal(), signing.private_key.reveal())
+    assert formats == (signing.timestamp, signing.digest)
+
+
+def test_the_private_key_can_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As the API key can."""
+    (tmp_path / "key").write_text(f"{PRIVATE_KEY}\n", encoding="utf-8")
+    monkeypatch.setenv("CROWDTWIST_HMAC_PUBLIC_KEY", PUBLIC_KEY)
+    monkeypatch.setenv("CROWDTWIST_HMAC_PRIVATE_KEY_FILE", str(tmp_path / "key"))
+
+    assert PRIVATE_KEY == settings_from_env()["signing"].private_key.reveal()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        pytest.param({"HMAC_PUBLIC_KEY": PUBLIC_KEY}, "signing takes two keys: set .*, or none", id="public"),
+        pytest.param(
+            {"HMAC_PRIVATE_KEY": PRIVATE_KEY}, "signing takes two keys: set .*, or none", id="private"
+        ),
+        pytest.param(
+            {"HMAC_PUBLIC_KEY": PUBLIC_KEY, "HMAC_PRIVATE_KEY": PRIVATE_KEY, "HMAC_PRIVATE_KEY_FILE": "key"},
+            "set CROWDTWIST_HMAC_PRIVATE_KEY or CROWDTWIST_HMAC_PRIVATE_KEY_FILE, not both",
+            id="twice",
+        ),
+        pytest.param(
+            {"HMAC_PUBLIC_KEY": PUBLIC_KEY, "HMAC_PRIVATE_KEY_FILE": "/nowhere/key"},
+            "CROWDTWIST_HMAC_PRIVATE_KEY_FILE can't be read: No such file",
+            id="no-file",
+        ),
+        pytest.param(
+            {"HMAC_PUBLIC_KEY": f"{PUBLIC_KEY}\n", "HMAC_PRIVATE_KEY": PRIVATE_KEY},
+            "HmacKey's public_key .* a newline at its end",
+            id="newline",
+        ),
+        pytest.param(
+            {"HMAC_PUBLIC_KEY": PUBLIC_KEY, "HMAC_PRIVATE_KEY": PRIVATE_KEY, "HMAC_DIGEST": "base64"},
+            "HmacKey's digest must be 'hex' or 'raw'",
+            id="switch",
+        ),
+    ],
+)
+def test_variables_that_cannot_sign_are_refused_unseen(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
+) -> None:
+    """Half a pair would send the key in the URL, or nothing that a server accepts."""
+    for name, value in variables.items():
+        monkeypatch.setenv(f"CROWDTWIST_{name}", value)
+
+    with pytest.raises(ConfigurationError, match=f"^{said}") as caught:
+        settings_from_env(with_key=False)
+    assert not leaks(f"{caught.value!r}{captured_locals(caught.value)}")
+    assert "signing" not in settings_from_env(with_signing=False)
 
 
 def test_a_rate_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ import gzip
 import select
 import socket
 import ssl
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import anyio.from_thread
@@ -19,6 +21,7 @@ import pytest
 import trustme
 from carriers import Carrier, open_client, over_each, over_our_own
 from conftest import KEY
+from signatures import PAIR, headers_of, is_signed
 from wire import POINTS, Act, Exchange, WireServer, hang, nothing_left, open_sockets, raw, reply
 
 from crowdtwist_async import (
@@ -35,6 +38,7 @@ from crowdtwist_async import (
     ServerError,
     UnexpectedRedirectError,
 )
+from crowdtwist_async._signing import sign
 
 pytestmark = pytest.mark.anyio
 
@@ -100,6 +104,24 @@ async def test_sends_the_url_exactly_as_given(carrier: Carrier, path: str, query
             await transport.aclose()
     assert isinstance(outcome, Reply)
     assert [f"{path}?{query}" if query else path] == server.targets
+
+
+@over_each
+@pytest.mark.parametrize(
+    "target", ["/users/..%2F%2e%2E//x?q=%20+%c3%A9&&", "/v2.1/users/é~%7E/rewards"], ids=ascii
+)
+async def test_sends_a_signature_that_fits_the_wire(carrier: Carrier, target: str) -> None:
+    """Two headers more, which sign the target as it arrives; nothing is changed after signing."""
+    path, _, query = quote(target, safe="/%?&=+~").partition("?")
+    with WireServer() as server:
+        async with carrier() as transport:
+            request = Request("user_rewards", server.url, path, query)
+            request.signed = sign(PAIR, request.target, time.time())
+            assert isinstance(await transport.send(request), Reply)
+            await transport.aclose()
+        [head] = server.heads
+    assert is_signed(head)
+    assert request.signed.timestamp == headers_of(head)["x-ct-timestamp"]
 
 
 @over_each

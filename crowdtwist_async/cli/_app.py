@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from crowdtwist_async.__about__ import __version__
+from crowdtwist_async._config import signing_from_env
 from crowdtwist_async.cli import USAGE, say
 from crowdtwist_async.cli._calls import print_all, print_points
 from crowdtwist_async.cli._connect import Connection, ended
@@ -264,6 +265,8 @@ def emulator(
     """
     Serve the emulator on a socket until interrupted; it accepts the key `emulator-key`.
 
+    With CROWDTWIST_HMAC_PUBLIC_KEY and CROWDTWIST_HMAC_PRIVATE_KEY (or _FILE) it accepts signatures too.
+
     Args:
         host: The address to listen on; by default no other machine gets in.
         port: 0 takes a free one.
@@ -273,7 +276,13 @@ def emulator(
         per_minute: Requests in any 60 seconds above which it answers 429.
     """
     try:
-        app = Emulator(members=members, seed=seed, fault_rate=fault_rate, per_minute=per_minute)
+        app = Emulator(
+            members=members,
+            seed=seed,
+            fault_rate=fault_rate,
+            per_minute=per_minute,
+            signing=signing_from_env(),
+        )
     except ValueError as error:
         problem = str(error)
     else:

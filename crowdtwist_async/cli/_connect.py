@@ -11,7 +11,7 @@ import anyio
 from attrs import field, frozen
 
 from crowdtwist_async._budget import RateBudget
-from crowdtwist_async._config import settings_from_env
+from crowdtwist_async._config import rate_from_env
 from crowdtwist_async.cli._shared import SharedBudget
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.emulator import Emulator
@@ -82,8 +82,8 @@ class Connection:
             return self.per_minute
         if self.emulated:
             return usual_rate
-        given: float | None = settings_from_env(with_key=False).get("per_minute", usual_rate)
-        return given
+        given = rate_from_env()
+        return usual_rate if given is None else given
 
     def _paced(self, usual_rate: float | None) -> dict[str, Any]:
         """The budget, as an argument of a client."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from attrs import evolve
 from cyclopts import Parameter
 
-from crowdtwist_async._config import settings_from_env
+from crowdtwist_async._config import rate_from_env
 from crowdtwist_async.cli import COMPLETE, say
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export import Plan, Shard, read_ids
@@ -72,6 +72,5 @@ def _print_plan(planned: Plan, found: IdCount) -> None:
 
 def _rate(per_minute: float | None) -> float:
     """Requests a minute of an export with the same flags and environment."""
-    if per_minute is None:
-        return float(settings_from_env(with_key=False).get("per_minute", EXPORT_RATE))
-    return per_minute
+    given = rate_from_env() if per_minute is None else per_minute
+    return EXPORT_RATE if given is None else given

@@ -15,13 +15,14 @@ _LAST_PORT = 65_535
 
 def serve_emulator(emulator: Emulator, host: str, port: int) -> int:
     """Serve until interrupted, and say what to set to reach it."""
+    signed = "\nIt accepts signatures too: set CROWDTWIST_HMAC_... there as here." if emulator.signing else ""
 
     def announce(url: str) -> None:
         print(
             f"The emulator listens on {url}. To ask it:\n"
             f"  export CROWDTWIST_API_URL={url} CROWDTWIST_POS_URL={url}"
             f" CROWDTWIST_API_KEY={emulator.api_key}\n"
-            f"  crowdtwist purchases {emulator.first_id}",
+            f"  crowdtwist purchases {emulator.first_id}{signed}",
             file=sys.stderr,
             flush=True,
         )

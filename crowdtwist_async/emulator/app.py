@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from crowdtwist_async._signing import HmacKey
+from crowdtwist_async.emulator.access import admits
 from crowdtwist_async.emulator.answers import Answer, begin, deliver, refusal
 from crowdtwist_async.emulator.calls import Call, Receive, Scope, Send, read_call
 from crowdtwist_async.emulator.ceiling import Ceiling
@@ -37,12 +39,15 @@ class Emulator:
         members: How many; their CrowdTwist ids run from `first_id` without gaps.
         seed: Any integer.
         api_key: The key that both hosts accept.
+        signing: The key pair whose signatures the loyalty host accepts too. A request with a key and a
+            signature is judged by its signature.
         faults: What goes wrong with the first requests, as with `script`.
         fault_rate: The share of the other requests, 0 to 1, that end in a random fault.
         per_minute: Above this many requests in any 60 seconds, the answer is a 429 with
             `Retry-After`. By default there is no ceiling.
         rewards: How many rewards the program has; 0 makes the endpoint answer `no_data`.
         clock: Monotonic seconds, for the ceiling.
+        wall_clock: Seconds since 1970: a signature's timestamp may be 15 minutes off.
         sleep: Waits for the seconds of a delay; the default works on asyncio and trio.
     """
 
@@ -55,17 +60,21 @@ class Emulator:
         members: int = 1000,
         seed: int = 0,
         api_key: str = "emulator-key",
+        signing: HmacKey | None = None,
         faults: Iterable[Fault | None] = (),
         fault_rate: float = 0.0,
         per_minute: int | None = None,
         rewards: int = 140,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self._members = members
         if members < 0 or rewards < 0:
             raise ValueError("members and rewards can't be negative")
         self.api_key = api_key
+        self.signing = signing
+        self._wall_clock = wall_clock
         self.stats = EmulatorStats()
         self._program = Program(members, rewards, seed)
         self._faults = FaultQueue(fault_rate, seed)
@@ -152,18 +161,18 @@ class Emulator:
 
     def client(self, **options: Any) -> CrowdTwistClient:
         """
-        Return a client that asks this emulator in process, without pacing.
+        Return a client that asks this emulator in process, without pacing, and signs if this can verify.
 
         Args:
-            options: Of `CrowdTwistClient`; they override what is set here. With `http_client=`
-                or `transport=None` it goes over the network, to `api_url` and `pos_url`.
+            options: Of `CrowdTwistClient`; they override what is set here, such as `signing=None`. With
+                `http_client=` or `transport=None` it goes over the network, to `api_url` and `pos_url`.
         """
         # The client's module is not needed for serving, and may itself offer an emulator.
         from crowdtwist_async._budget import RateBudget
         from crowdtwist_async.client import CrowdTwistClient
 
         defaults = {"api_key": self.api_key, "api_url": "http://localhost", "pos_url": "http://localhost"}
-        options = defaults | options
+        options = defaults | {"signing": self.signing} | options
         options.setdefault("budget", RateBudget(per_minute=math.inf))
         if "http_client" not in options:
             options.setdefault("transport", self.transport())
@@ -193,7 +202,10 @@ class Emulator:
             await self._send(fault.rewritten(reply), send)
 
     def _answer(self, call: Call) -> Answer:
-        return answer(call, self._program, self.api_key)
+        return answer(call, self._program, self._admits)
+
+    def _admits(self, call: Call) -> bool:
+        return admits(call, self.api_key, self.signing, self._wall_clock)
 
     def _shift(self, call: Call, added: int) -> None:
         """Shift the rows of the member that is asked for, if there is one."""

@@ -40,6 +40,10 @@ class Call:
     query: dict[str, str] = field(repr=False)
     authorization: str | None = field(repr=False)
     """The value of `X-CT-Authorization`."""
+    timestamp: str | None = field(repr=False)
+    """The value of `X-CT-Timestamp`."""
+    uri: str = field(repr=False)
+    """Path and query, as sent."""
     address: str = field(repr=False)
     """Scheme, host and path, as the caller wrote them."""
     raw_query: str = field(repr=False)
@@ -61,7 +65,7 @@ def read_call(scope: Scope) -> Call:
     if endpoint == POINTS and not in_path:
         user = next((query[name] for name in POINTS_PARAMETERS if name in query), None)
     headers = dict(scope["headers"])
-    authorization = headers.get(b"x-ct-authorization")
+    authorization, timestamp = headers.get(b"x-ct-authorization"), headers.get(b"x-ct-timestamp")
     return Call(
         method=scope["method"],
         endpoint=endpoint,
@@ -69,6 +73,8 @@ def read_call(scope: Scope) -> Call:
         in_path=in_path,
         query=query,
         authorization=None if authorization is None else authorization.decode("latin-1"),
+        timestamp=None if timestamp is None else timestamp.decode("latin-1"),
+        uri=f"{path}?{raw_query}" if raw_query else path,
         address=f"{scope['scheme']}://{headers.get(b'host', b'localhost').decode('latin-1')}{path}",
         raw_query=raw_query,
     )

@@ -1,7 +1,7 @@
 """
 The rules of the three endpoints, each a function from a call to an answer.
 
-In this order: the method (405), the key (403), the parameters (400), the user (400 or 404).
+In this order: the method (405), the key or signature (403), the parameters (400), the user (400 or 404).
 """
 
 from __future__ import annotations
@@ -24,23 +24,16 @@ NO_PURCHASES_LINK = ""
 """What the purchases endpoint sends for an absent link, which its reference requires as a String."""
 
 
-def answer(call: Call, program: Program, api_key: str) -> Answer:
-    """Answer one request as the API would."""
+def answer(call: Call, program: Program, admits: Callable[[Call], bool]) -> Answer:
+    """Answer one request as the API would, if it is admitted."""
     if call.endpoint is None:
         return refusal(None, 404, "", "")
     if call.method != "GET":
         allowed = ((b"allow", b"GET"),)
         return refusal(call.endpoint, 405, "not_supported", "HTTP method is not supported.", allowed)
-    if not _authorised(call, api_key):
+    if not admits(call):
         return refusal(call.endpoint, 403, "invalid_auth", "Invalid access credentials.")
     return _ENDPOINTS[call.endpoint](call, program)
-
-
-def _authorised(call: Call, api_key: str) -> bool:
-    """Whether the key is right, and where this endpoint's host looks for it."""
-    if call.endpoint == REWARDS:
-        return call.query.get("api_key") == api_key
-    return call.authorization == f"CTApiKey {api_key}"
 
 
 def points(call: Call, program: Program) -> Answer:

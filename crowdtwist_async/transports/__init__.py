@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from crowdtwist_async._secrets import Secret
+from crowdtwist_async._signing import Signed
 from crowdtwist_async.errors import CrowdTwistError, RequestTimeoutError
 
 USER_AGENT = "crowdtwist-async"
@@ -29,11 +30,13 @@ class Request:
         origin: Scheme, host and port, such as `https://api201.crowdtwist.com`.
         path: The percent-encoded path, with its leading slash.
         query: The encoded query without the key, and without a question mark; may be empty.
-        secret_query: `api_key=...`, on the api host.
+        secret_query: `api_key=...`, on the api host without signing.
         secret_header: The value of `X-CT-Authorization`, on the pos host.
         timeout: Seconds for this attempt. The caller cancels `send` when they are over.
         phase: `connect`, `response` or `body`: the transport keeps it up to date, for the error
             of a timeout.
+        signed: What path and query are signed with, on the api host with signing. They must be sent as
+            they are.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Request:
         secret_header: Secret | None = None,
         timeout: float = 10.0,
         phase: str = "connect",
+        signed: Signed | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.origin = origin
@@ -56,6 +60,7 @@ class Request:
         self.secret_header = secret_header
         self.timeout = timeout
         self.phase = phase
+        self.signed = signed
 
     def __repr__(self) -> str:
         return f"Request(endpoint={self.endpoint!r}, origin={self.origin!r}, timeout={self.timeout})"
@@ -78,6 +83,9 @@ class Request:
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
         if self.secret_header:
             headers["X-CT-Authorization"] = self.secret_header.reveal()
+        elif self.signed is not None:
+            headers["X-CT-Authorization"] = self.signed.authorization.reveal()
+            headers["X-CT-Timestamp"] = self.signed.timestamp
         return headers
 
     @property

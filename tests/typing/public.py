@@ -11,6 +11,7 @@ from crowdtwist_async import (
     Budget,
     CrowdTwistClient,
     CrowdTwistError,
+    HmacKey,
     HttpxTransport,
     Outcome,
     Page,
@@ -76,3 +77,5 @@ async def views() -> None:
         assert_type(client.with_options(deadline=None), CrowdTwistClient)
         assert_type(client.with_options(deadline=3, timeout=1), CrowdTwistClient)
     assert_type(CrowdTwistClient.from_env(client_id=201), CrowdTwistClient)
+    signing = HmacKey("public", "private", timestamp="s", digest="raw")
+    assert_type(CrowdTwistClient(api_key="k", signing=signing), CrowdTwistClient)
