@@ -25,6 +25,7 @@ CORE = (
     "_retry",
     "_send",
     "_slots",
+    "_telemetry",
     "_walk",
 )
 

@@ -203,8 +203,9 @@ class Sender:
                 return error
             except Exception as error:  # noqa: BLE001 - the text of a budget's error may hold its password
                 return TransportError(f"the request budget raised {type(error).__name__}")
+            finally:
+                progress.permit_seconds += self._clock() - started
         now = self._clock()
-        progress.permit_seconds += now - started
         for stats in progress.stats:
             stats.permit_seconds += now - started
         if waiting.cancelled_caught or progress.left(now) <= 0:

@@ -356,10 +356,12 @@ async def test_waits_are_told_apart(told: Told) -> None:
 
 
 @pytest.mark.parametrize("cut", ["deadline", "cancel"])
-async def test_a_wait_that_was_cut_off_is_told(cut: str, told: Told) -> None:
+@pytest.mark.parametrize("wait", ["slot", "permit"])
+async def test_a_wait_that_was_cut_off_is_told(wait: str, cut: str, told: Told) -> None:
     """Without an attempt there is no status, and no request in the metrics."""
     held = Held()
-    async with client_of(held, max_in_flight=1) as client, anyio.create_task_group() as tasks:
+    scarce: dict[str, Any] = {"max_in_flight": 1} if wait == "slot" else {"budget": RateBudget(1, 1)}
+    async with client_of(held, **scarce) as client, anyio.create_task_group() as tasks:
         tasks.start_soon(client.points_awaiting_fulfillment, 7)
         await held.reached.wait()
         if cut == "deadline":
@@ -375,7 +377,7 @@ async def test_a_wait_that_was_cut_off_is_told(cut: str, told: Told) -> None:
     attributes = attributes_of(span)
     assert ("DeadlineExceededError" if cut == "deadline" else "cancelled") == attributes["error.type"]
     assert 0 == attributes["crowdtwist.attempts"]
-    assert 0.0 < attributes["crowdtwist.slot.wait"]
+    assert {wait} == {name for name in ("slot", "permit") if attributes[f"crowdtwist.{name}.wait"]}
     assert set() == {"http.request.resend_count", "http.response.status_code"} & attributes.keys()
 
 
