@@ -167,7 +167,8 @@ class _Rows(Generic[T]):
 
     def __del__(self) -> None:
         # A loop that is left early drops its iterator.
-        self.leave()
+        if self._record is not None:
+            self.leave()
 
     def leave(self) -> None:
         """Take no more rows."""
@@ -222,8 +223,8 @@ class _Rows(Generic[T]):
         return page
 
     def _end_record(self, error: BaseException | None = None, *, complete: bool = False) -> None:
-        record, self._record, self._walk.context = self._record, None, None
-        if record is not None:
+        if self._record is not None:
+            record, self._record, self._walk.context = self._record, None, None
             record.items += self._given
             record.ended(error, complete=complete)
 

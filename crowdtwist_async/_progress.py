@@ -55,7 +55,9 @@ class Progress(Generic[T]):
         """What the quota took for the latest retry."""
         self.last_error: CrowdTwistError | None = None
         self.slot_seconds = 0.0
+        """Seconds in line for slots."""
         self.permit_seconds = 0.0
+        """Seconds in line for permits."""
         self.record: CallRecord | None = None
         """Who tells OpenTelemetry of it."""
 
