@@ -125,7 +125,8 @@ def parent_of(span: ReadableSpan) -> int | None:
 def id_of(span: ReadableSpan) -> int:
     """Its own id."""
     assert span.context is not None
-    return span.context.span_id
+    own: int = span.context.span_id
+    return own
 
 
 def check_family(told: Told, pages: int | None = None) -> ReadableSpan:
@@ -328,7 +329,7 @@ async def test_waits_are_told_apart(told: Told) -> None:
     time = FakeTime()
 
     async def slow(_: Request) -> Reply:
-        for _ in range(20):
+        for _turn in range(20):
             await checkpoint()
         time.now += 5
         return OK
@@ -592,7 +593,8 @@ async def test_a_walk_that_fails_goes_on_as_another(told: Told) -> None:
     async with emulator.client(retry=RetryPolicy(max_attempts=1)) as client:
         iterator = aiter(client.iter_user_purchases(user))
         try:
-            while await anext(iterator):
+            while True:
+                await anext(iterator)
                 rows += 1
         except ServerError:
             assert 10 == rows
@@ -701,7 +703,7 @@ async def test_nothing_says_who_or_with_which_key(id_type: str, told: Told) -> N
 
 async def test_instrumented_libraries_add_no_span(told: Told, anyio_backend_name: str) -> None:
     """A request has one span, the package's own; the libraries would tell its URL."""
-    libraries = [HTTPXClientInstrumentor(), AioHttpClientInstrumentor()]
+    libraries: list[Any] = [HTTPXClientInstrumentor(), AioHttpClientInstrumentor()]
     for library in libraries:
         library.instrument(tracer_provider=told.tracers, meter_provider=told.meters)
     try:
