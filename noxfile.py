@@ -26,6 +26,7 @@ CORE = (
     "_send",
     "_signing",
     "_slots",
+    "_telemetry",
     "_walk",
 )
 

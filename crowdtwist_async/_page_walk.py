@@ -11,7 +11,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from crowdtwist_async._arguments import OnDrift
 from crowdtwist_async._cursor import Position
@@ -26,6 +26,9 @@ from crowdtwist_async.errors import (
     PaginationLoopError,
 )
 from crowdtwist_async.models import Page
+
+if TYPE_CHECKING:
+    from crowdtwist_async._telemetry import Telemetry
 
 T = TypeVar("T")
 
@@ -45,6 +48,7 @@ class Route(Generic[T]):
         start: Position,
         max_items: int | None,
         on_drift: OnDrift,
+        telemetry: Callable[[], Telemetry | None] = lambda: None,
     ) -> None:
         self.call = call
         self.fetch = fetch
@@ -52,6 +56,8 @@ class Route(Generic[T]):
         self.start = start
         self.max_items = max_items
         self.on_drift: OnDrift = on_drift
+        self.telemetry = telemetry
+        """What tells OpenTelemetry of the walk, once the client is open."""
 
     def fetched_by(self, fetch: Callable[[Call[Page[T]]], Awaitable[Page[T]]]) -> Route[T]:
         """The same route with its pages from elsewhere."""
@@ -62,6 +68,7 @@ class Route(Generic[T]):
             start=self.start,
             max_items=self.max_items,
             on_drift=self.on_drift,
+            telemetry=self.telemetry,
         )
 
     def cursor(self, position: Position) -> str:
@@ -85,6 +92,8 @@ class PageWalk(Generic[T]):
         """What the latest page says."""
         self.over = False
         """Set when the block of a prefetch is left."""
+        self.context: Any = None
+        """OpenTelemetry's, for the calls of the pages."""
         self._page: Page[T] | None = None
         self._fetched = 0
         self._ahead: dict[int, Page[T]] = {}
@@ -181,7 +190,8 @@ class PageWalk(Generic[T]):
     async def _fetch(self, number: int) -> Page[T]:
         if self._fetched >= MAX_PAGES:
             raise PaginationLoopError(f"{MAX_PAGES:,} pages are read and the walk does not end")
-        page = await self.route.fetch(self.route.call.at_page(number))
+        call = self.route.call.at_page(number)
+        page = await self.route.fetch(call if self.context is None else call._replace(parent=self.context))
         self._fetched += 1
         self.total = page.total
         self._check_drift(page)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from crowdtwist_async._arguments import checked_integer
 from crowdtwist_async._cursor import Position
@@ -17,6 +17,9 @@ from crowdtwist_async._page_walk import PageWalk, Route
 from crowdtwist_async._prefetch import prefetching
 from crowdtwist_async.errors import CrowdTwistError
 from crowdtwist_async.models import Page
+
+if TYPE_CHECKING:
+    from crowdtwist_async._telemetry import WalkRecord
 
 T = TypeVar("T")
 
@@ -66,7 +69,11 @@ class Pager(Generic[T]):
         """
         async with prefetching(self._route, ahead) as walk:
             self._latest = walk
-            yield Prefetched(walk)
+            rows = _Rows(walk)
+            try:
+                yield Prefetched(walk, rows)
+            finally:
+                rows.leave()
 
     async def collect(self, prefetch: int = 1) -> list[T]:
         """
@@ -116,9 +123,9 @@ class Pager(Generic[T]):
 class Prefetched(Generic[T]):
     """The items of one walk, fetched ahead: `async for item in items`."""
 
-    def __init__(self, walk: PageWalk[T]) -> None:
+    def __init__(self, walk: PageWalk[T], rows: _Rows[T]) -> None:
         self._walk = walk
-        self._rows = _Rows(walk)
+        self._rows = rows
 
     def __aiter__(self) -> AsyncIterator[T]:
         # The same rows each time: a second loop goes on where the first one stopped.
@@ -149,10 +156,23 @@ class _Rows(Generic[T]):
 
     def __init__(self, walk: PageWalk[T]) -> None:
         self._walk = walk
-        self._left = math.inf if walk.route.max_items is None else walk.route.max_items
+        self._most = math.inf if walk.route.max_items is None else walk.route.max_items
+        self._given = 0
         self._page: Page[T] | None = None
         self._taken = 0
         """Of the page."""
+        self._over = False
+        self._record: WalkRecord | None = None
+        """Who tells OpenTelemetry of the walk, from its first page to its end, or to an error."""
+
+    def __del__(self) -> None:
+        # A loop that is left early drops its iterator.
+        if self._record is not None:
+            self.leave()
+
+    def leave(self) -> None:
+        """Take no more rows."""
+        self._end_record()
 
     async def item(self) -> T:
         """Take the next row; backward, the rows of a page come last to first."""
@@ -170,10 +190,11 @@ class _Rows(Generic[T]):
     async def _unread(self) -> Page[T]:
         """The page that holds the next row, or an empty one on the way there."""
         self._walk.check_open()
-        if self._left <= 0:
+        if self._given >= self._most:
+            self._end_record(complete=True)
             raise StopAsyncIteration
         while self._page is None or self._taken >= len(self._page):
-            page = await self._walk.next_page()
+            page = await self._next_page()
             if page is None:
                 raise StopAsyncIteration
             self._taken = _taken_before(self._walk.route, page) if self._page is None else 0
@@ -182,8 +203,33 @@ class _Rows(Generic[T]):
                 break
         return self._page
 
+    async def _next_page(self) -> Page[T] | None:
+        telemetry = self._walk.route.telemetry()
+        if telemetry is None or self._over:
+            return await self._walk.next_page()
+        if self._record is None and (record := telemetry.walk(self._walk.route.call)) is not None:
+            self._record, self._walk.context = record, record.context
+            record.items = -self._given
+        try:
+            page = await self._walk.next_page()
+        except BaseException as error:
+            self._end_record(error)
+            raise
+        if page is None:
+            self._over = True
+            self._end_record(complete=True)
+        elif self._record is not None:
+            self._record.pages += 1
+        return page
+
+    def _end_record(self, error: BaseException | None = None, *, complete: bool = False) -> None:
+        if self._record is not None:
+            record, self._record, self._walk.context = self._record, None, None
+            record.items += self._given
+            record.ended(error, complete=complete)
+
     def _take(self, page: Page[T], rows: int) -> None:
-        self._left -= rows
+        self._given += rows
         self._taken += rows
         self._walk.position = Position(page.number, self._taken)
 

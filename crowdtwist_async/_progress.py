@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from crowdtwist_async._protocol import Call
 from crowdtwist_async.errors import CrowdTwistError, DeadlineExceededError
+
+if TYPE_CHECKING:
+    from crowdtwist_async._telemetry import CallRecord
 
 T = TypeVar("T")
 
@@ -51,6 +54,12 @@ class Progress(Generic[T]):
         self.retry_cost = 0
         """What the quota took for the latest retry."""
         self.last_error: CrowdTwistError | None = None
+        self.slot_seconds = 0.0
+        """Seconds in line for slots."""
+        self.permit_seconds = 0.0
+        """Seconds in line for permits."""
+        self.record: CallRecord | None = None
+        """Who tells OpenTelemetry of it."""
 
     def left(self, now: float) -> float:
         """Seconds until the deadline."""

@@ -40,6 +40,7 @@ from crowdtwist_async.transports import Request
 T = TypeVar("T")
 
 _POS_ID_TYPES = frozenset({IdType.ID, IdType.EMAIL, IdType.THIRD_PARTY_ID, IdType.MOBILE_PHONE_NUMBER})
+_POINTS_PATH = "/fulfillment/users"
 _POINTS_PARAMETERS = {
     IdType.EMAIL: "email_address",
     IdType.MOBILE_PHONE_NUMBER: "mobile_phone_number",
@@ -62,11 +63,23 @@ class Endpoint(NamedTuple):
     """The name of the array that holds a page's entries, on the paginated endpoints."""
     model: type = object
     """The class of an entry, or of the whole reply."""
+    template: str = ""
+    """The path of a user's id."""
 
 
-POINTS = Endpoint("points_awaiting_fulfillment", "pos", _POS_ID_TYPES, model=PointsAwaitingFulfillment)
-REWARDS = Endpoint("user_rewards", "api", frozenset(IdType), "rewards", Reward)
-PURCHASES = Endpoint("user_purchases", "pos", _POS_ID_TYPES, "purchases", Purchase)
+POINTS = Endpoint(
+    "points_awaiting_fulfillment",
+    "pos",
+    _POS_ID_TYPES,
+    model=PointsAwaitingFulfillment,
+    template=f"{_POINTS_PATH}/{{user_id}}",
+)
+REWARDS = Endpoint(
+    "user_rewards", "api", frozenset(IdType), "rewards", Reward, "/v2.1/users/{user_id}/rewards"
+)
+PURCHASES = Endpoint(
+    "user_purchases", "pos", _POS_ID_TYPES, "purchases", Purchase, "/users/{user_id}/purchases"
+)
 
 
 class Call(NamedTuple, Generic[T]):
@@ -85,6 +98,8 @@ class Call(NamedTuple, Generic[T]):
     page: int | None = None
     page_size: int = MAX_PAGE_SIZE
     """Entries that a full page holds."""
+    parent: Any = None
+    """OpenTelemetry's context of the walk that it is a page of."""
 
     def __repr__(self) -> str:
         return f"Call(endpoint={self.endpoint.name!r}, host={self.base.host!r}, page={self.page})"
@@ -92,6 +107,12 @@ class Call(NamedTuple, Generic[T]):
     def at_page(self, page: int) -> Call[T]:
         """The same call for another page."""
         return self._replace(page=page)
+
+    @property
+    def template(self) -> str:
+        """The path with a name in place of the user id, if one is in it."""
+        by_parameter = self.endpoint is POINTS and self.id_type in _POINTS_PARAMETERS
+        return _POINTS_PATH if by_parameter else self.endpoint.template
 
     def fingerprint(self, direction: str) -> str:
         """24 bits that tell one walk from another, and too few to tell who the user is."""
@@ -128,7 +149,7 @@ def points_call(
     return Call(
         endpoint=POINTS,
         base=settings.pos,
-        path="/fulfillment/users" if parameter else f"/fulfillment/users/{_encoded(user)}",
+        path=_POINTS_PATH if parameter else f"{_POINTS_PATH}/{_encoded(user)}",
         query=_query({parameter: user}) if parameter else "",
         user_id=user,
         id_type=kind,
@@ -244,7 +265,7 @@ def _read_page(body: Any, call: Call[Page[T]]) -> Page[T]:
     return Page(
         items=structure_list(entries_of(sent, endpoint), endpoint.model, endpoint.entries),
         paging=structure(sent.get("paging"), Paging, "paging"),
-        number=_page_number(call),
+        number=page_number(call),
         raw=body,
     )
 
@@ -268,9 +289,9 @@ def entries_of(body: dict[str, Any], endpoint: Endpoint) -> Any:
 
 def empty_page(call: Call[Any], body: Any) -> Page[Any]:
     """The page that stands for `no_data`: the client has no rewards."""
-    return Page(items=(), paging=Paging(total=0, pages=0), number=_page_number(call), raw=body)
+    return Page(items=(), paging=Paging(total=0, pages=0), number=page_number(call), raw=body)
 
 
-def _page_number(call: Call[Any]) -> int:
+def page_number(call: Call[Any]) -> int:
     """The page that the server takes a call for."""
     return 1 if call.page is None else call.page

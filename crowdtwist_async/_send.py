@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import anyio
 
@@ -35,6 +35,9 @@ from crowdtwist_async.errors import (
     TransportError,
 )
 from crowdtwist_async.transports import Reply, Request, Transport, timeout_error
+
+if TYPE_CHECKING:
+    from crowdtwist_async._telemetry import Telemetry
 
 T = TypeVar("T")
 
@@ -63,6 +66,7 @@ class Sender:
         max_in_flight: int,
         *,
         stats: Stats | None = None,
+        telemetry: Telemetry | None = None,
         clock: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
@@ -77,6 +81,9 @@ class Sender:
         self._slots = anyio.Semaphore(max_in_flight, fast_acquire=True)
         self._permits = Permits(budget, self._clock, sleep)
         self._quota = RetryQuota()
+        self._telemetry = telemetry
+        if telemetry is not None:
+            telemetry.watch(self._quota)
 
     async def send(self, call: Call[T], options: Options) -> T:
         """
@@ -86,12 +93,18 @@ class Sender:
             CrowdTwistError: The last attempt's error, or `DeadlineExceededError`.
         """
         progress = Progress(call, self._clock(), options.deadline, _counted_in(self.stats))
+        if self._telemetry is not None:
+            progress.record = self._telemetry.call(call)
         try:
             outcome = await self._until_done(call, options, progress)
         except BaseException as error:
             # A cancellation that passed through the HTTP library has its frames, and so the URL.
             error.__traceback__ = error.__context__ = error.__cause__ = None
+            if progress.record is not None:
+                progress.record.ended(error, progress)
             raise
+        if progress.record is not None:
+            progress.record.ended(outcome, progress)
         if isinstance(outcome, CrowdTwistError):
             raise progress.completed(outcome, self._clock()) from None
         return outcome
@@ -116,6 +129,8 @@ class Sender:
             for stats in progress.stats:
                 stats.retries += 1
             _log_retry(call, outcome, progress, delay)
+            if progress.record is not None:
+                progress.record.retried(outcome, progress.attempts, delay)
             if delay > 0:
                 await self._sleep(delay)
 
@@ -169,8 +184,12 @@ class Sender:
         with suppress(anyio.WouldBlock):
             self._slots.acquire_nowait()
             return None
-        with anyio.move_on_after(progress.left(self._clock())) as waiting:
-            await self._slots.acquire()
+        started = self._clock()
+        try:
+            with anyio.move_on_after(progress.left(started)) as waiting:
+                await self._slots.acquire()
+        finally:
+            progress.slot_seconds += self._clock() - started
         if waiting.cancelled_caught:
             return progress.deadline_passed(f"waiting for one of the max_in_flight slots: {_ADVICE}")
         return None
@@ -187,6 +206,8 @@ class Sender:
                 return error
             except Exception as error:  # noqa: BLE001 - the text of a budget's error may hold its password
                 return TransportError(f"the request budget raised {type(error).__name__}")
+            finally:
+                progress.permit_seconds += self._clock() - started
         now = self._clock()
         for stats in progress.stats:
             stats.permit_seconds += now - started
@@ -205,7 +226,11 @@ class Sender:
         progress.attempts += 1
         for stats in progress.stats:
             stats.requests += 1
+        if progress.record is not None:
+            progress.record.sent()
         reply = await self._exchange(request)
+        if progress.record is not None:
+            progress.record.answered(reply)
         if reply is None and left <= options.timeout:
             return progress.deadline_passed(f"in an attempt (phase: {request.phase})")
         ended = timeout_error(request) if reply is None else reply

@@ -4,19 +4,26 @@ The life of a client: not entered, open on one event loop of one process, closed
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
 
 from crowdtwist_async._budget import Budget
-from crowdtwist_async._config import Settings
+from crowdtwist_async._config import Base, Settings
 from crowdtwist_async._progress import Stats
 from crowdtwist_async._secrets import LogRedaction, Redactor
 from crowdtwist_async._send import Sender
 from crowdtwist_async.errors import ClientClosedError
 from crowdtwist_async.transports import Transport
+
+if TYPE_CHECKING:
+    from crowdtwist_async._telemetry import Telemetry
+
+_OPENTELEMETRY = ("opentelemetry.trace", "opentelemetry.metrics")
 
 
 class Session:
@@ -29,6 +36,8 @@ class Session:
         self.max_in_flight = max_in_flight
         self._log_redaction = LogRedaction(Redactor(settings.key, further=settings.key_pair))
         self.stats = Stats()
+        self.telemetry: Telemetry | None = None
+        """What tells OpenTelemetry of an open client, in a program that uses it."""
         self._sender: Sender | None = None
         self._closed = False
         self._pid = 0
@@ -61,8 +70,14 @@ class Session:
         if self._closed or self._sender is not None:
             raise ClientClosedError("a client is entered once: make a new one")
         self._pid, self._loop = os.getpid(), anyio.lowlevel.current_token()
+        self.telemetry = _telemetry_at(self.settings.api)
         self._sender = Sender(
-            self.settings, self._transport, self.budget, self.max_in_flight, stats=self.stats
+            self.settings,
+            self._transport,
+            self.budget,
+            self.max_in_flight,
+            stats=self.stats,
+            telemetry=self.telemetry,
         )
         self._log_redaction.install()
 
@@ -76,7 +91,13 @@ class Session:
         try:
             await self._transport.aclose()
         finally:
-            self._log_redaction.remove()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Take back what the process knows of an open client."""
+        self._log_redaction.remove()
+        if self.telemetry is not None:
+            self.telemetry.close()
 
     def _check_place(self) -> None:
         if os.getpid() != self._pid:
@@ -88,10 +109,25 @@ class Session:
         # Half-made instances have no state yet.
         if getattr(self, "_sender", None) is None or self._closed or os.getpid() != self._pid:
             return
-        self._log_redaction.remove()
+        self._let_go()
         warnings.warn(
             "a CrowdTwistClient was never closed: use `async with`, or await aclose()",
             ResourceWarning,
             source=self,
             stacklevel=2,
         )
+
+
+def _telemetry_at(base: Base) -> Telemetry | None:
+    """Import nothing of OpenTelemetry unless the program has."""
+    if not any(sys.modules.get(name) for name in _OPENTELEMETRY):
+        return None
+    try:
+        from crowdtwist_async._telemetry import Telemetry
+
+        return Telemetry(base)
+    except (ImportError, TypeError):
+        logging.getLogger("crowdtwist_async").warning(
+            "no spans and no metrics: they need opentelemetry-api 1.30 or later, the extra [otel]"
+        )
+        return None

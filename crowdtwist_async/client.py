@@ -488,6 +488,7 @@ class CrowdTwistClient:
             start=start,
             max_items=None if max_items is None else checked_integer(max_items, "max_items", least=0),
             on_drift=checked_on_drift(on_drift),
+            telemetry=lambda: self._session.telemetry,
         )
 
 
