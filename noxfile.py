@@ -31,7 +31,7 @@ CORE = (
 # A minute and a half of kills and of recipes in shells: what other tests call once, again and again.
 SAME_WITH_ANY_VERSION = ("test_docs_sharding", "test_export_remote_breaks", "test_kills")
 
-nox.options.sessions = ["lint", "typing", "tests", "docs", "remote", "lowest", "build", "bench"]
+nox.options.sessions = ["lint", "typing", "tests", "docs", "remote", "httpx2", "lowest", "build", "bench"]
 nox.options.default_venv_backend = "venv"
 
 
@@ -70,6 +70,16 @@ def remote(session: nox.Session) -> None:
     _install(session, "tests", "remote")
     tests = ("tests/test_export_remote_s3.py", "tests/test_docs_object_stores.py")
     session.run("pytest", "-q", "-n", "auto", *tests, *session.posargs)
+
+
+@nox.session
+def httpx2(session: nox.Session) -> None:
+    """Send over an injected client of httpx2's: the tests of all transports, and those of httpx's own."""
+    _install(session, "tests", "httpx2")
+    names = ("transport_conformance", "transports_httpx", "transports_environment")
+    tests = [f"tests/test_{name}.py" for name in names]
+    # Without httpx2 none of them is there, and pytest fails.
+    session.run("pytest", "-q", "-n", "auto", "-k", "httpx2", *tests, *session.posargs)
 
 
 @nox.session

@@ -64,7 +64,7 @@ class CrowdTwistClient:
         retry: How often and how patiently failed requests are sent again.
         budget: The request-rate budget, which clients may share; by default 9,700 requests a
             minute of the 10,000 that the contract allows a program.
-        http_client: An `httpx.AsyncClient` of your own to send over; never closed.
+        http_client: An `httpx.AsyncClient` or `httpx2.AsyncClient` of your own to send over; never closed.
         transport: Another way to move bytes; closed with the client.
 
     Raises:
