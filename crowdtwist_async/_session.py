@@ -61,9 +61,7 @@ class Session:
         if self._closed or self._sender is not None:
             raise ClientClosedError("a client is entered once: make a new one")
         self._pid, self._loop = os.getpid(), anyio.lowlevel.current_token()
-        self._sender = Sender(
-            self.settings, self._transport, self.budget, self.max_in_flight, stats=self.stats
-        )
+        self._sender = self._make_sender()
         self._log_redaction.install()
 
     async def aclose(self) -> None:
@@ -77,6 +75,9 @@ class Session:
             await self._transport.aclose()
         finally:
             self._log_redaction.remove()
+
+    def _make_sender(self) -> Sender:
+        return Sender(self.settings, self._transport, self.budget, self.max_in_flight, stats=self.stats)
 
     def _check_place(self) -> None:
         if os.getpid() != self._pid:
