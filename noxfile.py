@@ -104,6 +104,7 @@ def typing(session: nox.Session) -> None:
     _install(session, "tests", "typing")
     session.install("-q", "nox")
     session.run("mypy")
+    session.run("mypy", "examples/loyalty_app")
     session.run("pyright")
 
 

@@ -2,7 +2,8 @@
 Models and replies made by hand, for tests that need no emulator.
 
 `make_points`, `make_purchase`, `make_reward` and `make_page` have a sensible value for every field;
-`as_json` gives what a server sends for one of them, and `make_reply` a whole reply.
+`as_json` gives what a server sends for one of them, and `make_reply` a whole reply. For tests with the
+emulator see `crowdtwist_async.pytest_plugin`, whose clock is the `InstantClock`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from attrs import AttrsInstance, evolve, fields
 
 from crowdtwist_async._convert import structure
+from crowdtwist_async.emulator.instant import InstantClock
 from crowdtwist_async.models import (
     ExtraData,
     Page,
@@ -24,6 +26,16 @@ from crowdtwist_async.models import (
     Reward,
 )
 from crowdtwist_async.transports import Reply
+
+__all__ = [
+    "InstantClock",
+    "as_json",
+    "make_page",
+    "make_points",
+    "make_purchase",
+    "make_reply",
+    "make_reward",
+]
 
 T = TypeVar("T", Purchase, Reward)
 

@@ -26,27 +26,31 @@ _attempt: ContextVar[tuple[float, anyio.CancelScope] | None] = ContextVar("attem
 
 class InstantClock:
     """
-    A clock on which pauses pass at once: it jumps to their end.
+    A clock on which pauses pass at once: it jumps to their end, and stands still in between.
 
     Clients from `instant_client` sleep on it, and so does an `Emulator(sleep=clock.delay)` for them.
     """
 
     def __init__(self) -> None:
         self.skipped = 0.0
-        """Seconds that nobody had to wait."""
+        """Seconds that pauses and delays would have taken, those side by side once."""
 
     def __repr__(self) -> str:
         return f"InstantClock(skipped={self.skipped:.3f})"
 
     def now(self) -> float:
-        """Seconds that only go forward, those that were skipped included."""
+        """The seconds that were skipped on top of the real ones, for an emulator's ceiling."""
         return time.monotonic() + self.skipped
 
+    def stand(self) -> float:
+        """The seconds that were skipped alone."""
+        return self.skipped
+
     async def pause(self, seconds: float) -> None:
-        """Jump to the end of a pause; pauses side by side end together."""
-        end = self.now() + seconds
+        """Jump to the end of a pause."""
+        end = self.skipped + seconds
         await checkpoint()
-        self.skipped += max(0.0, end - self.now())
+        self.skipped = max(self.skipped, end)
 
     async def delay(self, seconds: float) -> None:
         """
@@ -59,25 +63,22 @@ class InstantClock:
             await anyio.sleep(seconds)
             return
         end, scope = attempt
-        left = end - self.now()
-        if seconds < left:
-            await self.pause(seconds)
-            return
-        self.skipped += max(0.0, left)
-        scope.cancel()
-        await checkpoint()
+        if self.skipped + seconds >= end:
+            scope.cancel()
+            self.skipped = max(self.skipped, end)
+        await self.pause(seconds)
 
 
 class _InstantSender(Sender):
     """Sends by an instant clock."""
 
     def __init__(self, *arguments: Any, time: InstantClock, **options: Any) -> None:
-        super().__init__(*arguments, clock=time.now, sleep=time.pause, **options)
+        super().__init__(*arguments, clock=time.stand, sleep=time.pause, **options)
         self._time = time
 
     async def _exchange(self, request: Request) -> Reply | CrowdTwistError | None:
         with anyio.CancelScope() as scope:
-            token = _attempt.set((self._time.now() + request.timeout, scope))
+            token = _attempt.set((self._time.skipped + request.timeout, scope))
             try:
                 return await super()._exchange(request)
             finally:
@@ -134,7 +135,7 @@ def instant_client(emulator: Emulator, clock: InstantClock, **options: Any) -> C
     """
     if options.keys() & {"transport", "http_client"}:
         raise ConfigurationError("a client in process has its own transport, and takes no http_client")
-    options.setdefault("budget", RateBudget(per_minute=math.inf, clock=clock.now))
+    options.setdefault("budget", RateBudget(per_minute=math.inf, clock=clock.stand))
     client = emulator.client(**options)
     made = client._session  # noqa: SLF001 - its settings are checked; they are for another session
     client._session = _InstantSession(  # noqa: SLF001 - as above
