@@ -15,7 +15,7 @@ module; the closest mark wins. For all tests, override the fixtures `crowdtwist_
 `crowdtwist_client_options`.
 
 None of them is async: they work with pytest-asyncio in either mode, with anyio's plugin on asyncio and
-trio, with pytest-trio, and in a test that calls `asyncio.run` or `anyio.run` itself.
+trio, and in a test that calls `asyncio.run` or `anyio.run` itself.
 """
 
 from __future__ import annotations

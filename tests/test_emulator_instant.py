@@ -7,9 +7,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from conftest import KEY
 
@@ -25,6 +27,7 @@ from crowdtwist_async import (
 )
 from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.emulator.instant import InstantClock, discard, instant_client
+from crowdtwist_async.export import export
 
 pytestmark = pytest.mark.anyio
 
@@ -130,8 +133,45 @@ async def test_calls_side_by_side_pause_together(
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
             tasks.start_soon(client.points_awaiting_fulfillment, MEMBER)
-    assert 8 == client.stats.requests
-    assert 5 <= clock.skipped < 11
+    assert (8, 5) == (client.stats.requests, clock.skipped)
+
+
+async def test_a_long_delay_is_not_skipped_before_short_pauses(
+    make_client: MakeClient, emulator: Emulator, clock: InstantClock
+) -> None:
+    """Everything happens in the order of its time: one call's delay takes nothing of another's deadline."""
+    client = make_client(timeout=50, deadline=60)
+    hasty = client.with_options(deadline=35, retry=RetryPolicy(initial=10))
+    emulator.script(Fault.delay(49, user="10000000"), *[Fault.reset(user=MEMBER)] * 2)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.points_awaiting_fulfillment, "10000000")
+        tasks.start_soon(hasty.points_awaiting_fulfillment, MEMBER)
+    assert (49, 0, []) == (clock.skipped, clock.busy, clock._ends)
+
+
+async def test_a_cancelled_pause_holds_up_nobody(
+    make_client: MakeClient, emulator: Emulator, clock: InstantClock
+) -> None:
+    """Neither the pause nor the delay of a call that was cancelled is waited for."""
+    client = make_client(deadline=None, timeout=100)
+    emulator.script(Fault.delay(3, user="10000000"), Fault.status(429, retry_after=9, user=MEMBER))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.points_awaiting_fulfillment, "10000000")
+        tasks.start_soon(client.points_awaiting_fulfillment, MEMBER)
+        await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    await client.points_awaiting_fulfillment("10000002")
+    assert (0, []) == (clock.busy, clock._ends)
+
+
+async def test_an_export_asks_the_emulator(
+    make_client: MakeClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    """A program's own job runs with the client as well, through faults."""
+    emulator.script(*[Fault.status(503), Fault.reset(), None] * 5)
+    members = list(emulator.member_ids())[:30]
+    report = await export(make_client(), "purchases", members, tmp_path / "purchases.csv")
+    assert ("complete", sum(map(emulator.purchases_of, members))) == (report.status, report.rows)
 
 
 async def test_the_ceiling_is_on_the_clock(make_client: MakeClient, clock: InstantClock) -> None:

@@ -34,6 +34,9 @@ class InstantClock:
     def __init__(self) -> None:
         self.skipped = 0.0
         """Seconds that pauses and delays would have taken, those side by side once."""
+        self.busy = 0
+        """Attempts under way that no delay holds up."""
+        self._ends: list[float] = []
 
     def __repr__(self) -> str:
         return f"InstantClock(skipped={self.skipped:.3f})"
@@ -42,15 +45,13 @@ class InstantClock:
         """The seconds that were skipped on top of the real ones, for an emulator's ceiling."""
         return time.monotonic() + self.skipped
 
-    def stand(self) -> float:
+    def elapsed(self) -> float:
         """The seconds that were skipped alone."""
         return self.skipped
 
     async def pause(self, seconds: float) -> None:
         """Jump to the end of a pause."""
-        end = self.skipped + seconds
-        await checkpoint()
-        self.skipped = max(self.skipped, end)
+        await self._jump(self.skipped + seconds)
 
     async def delay(self, seconds: float) -> None:
         """
@@ -62,26 +63,44 @@ class InstantClock:
         if attempt is None:
             await anyio.sleep(seconds)
             return
-        end, scope = attempt
-        if self.skipped + seconds >= end:
+        out_of_time, scope = attempt
+        end = self.skipped + seconds
+        self.busy -= 1
+        try:
+            await self._jump(min(end, out_of_time))
+        finally:
+            self.busy += 1
+        if end >= out_of_time:
             scope.cancel()
-            self.skipped = max(self.skipped, end)
-        await self.pause(seconds)
+            await checkpoint()
+
+    async def _jump(self, end: float) -> None:
+        """Let everything happen that would have happened by then, and go there."""
+        self._ends.append(end)
+        try:
+            await checkpoint()
+            while self.busy or min(self._ends) < end:
+                await checkpoint()
+        finally:
+            self._ends.remove(end)
+        self.skipped = max(self.skipped, end)
 
 
 class _InstantSender(Sender):
     """Sends by an instant clock."""
 
     def __init__(self, *arguments: Any, time: InstantClock, **options: Any) -> None:
-        super().__init__(*arguments, clock=time.stand, sleep=time.pause, **options)
+        super().__init__(*arguments, clock=time.elapsed, sleep=time.pause, **options)
         self._time = time
 
     async def _exchange(self, request: Request) -> Reply | CrowdTwistError | None:
         with anyio.CancelScope() as scope:
             token = _attempt.set((self._time.skipped + request.timeout, scope))
+            self._time.busy += 1
             try:
                 return await super()._exchange(request)
             finally:
+                self._time.busy -= 1
                 _attempt.reset(token)
         return None
 
@@ -135,7 +154,7 @@ def instant_client(emulator: Emulator, clock: InstantClock, **options: Any) -> C
     """
     if options.keys() & {"transport", "http_client"}:
         raise ConfigurationError("a client in process has its own transport, and takes no http_client")
-    options.setdefault("budget", RateBudget(per_minute=math.inf, clock=clock.stand))
+    options.setdefault("budget", RateBudget(per_minute=math.inf, clock=clock.elapsed))
     client = emulator.client(**options)
     made = client._session  # noqa: SLF001 - its settings are checked; they are for another session
     client._session = _InstantSession(  # noqa: SLF001 - as above
