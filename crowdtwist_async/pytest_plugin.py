@@ -79,8 +79,8 @@ def crowdtwist_emulator(
     try:
         return Emulator(**options)
     except (TypeError, ValueError) as error:
-        # Without a traceback, whose locals could show a key.
-        pytest.fail(f"the mark {_MARK}, or crowdtwist_emulator_options: {error}", pytrace=False)
+        problem = _told(error)
+    pytest.fail(f"the mark {_MARK}, or crowdtwist_emulator_options: {problem}", pytrace=False)
 
 
 @pytest.fixture
@@ -109,7 +109,9 @@ def crowdtwist_client(
     try:
         client = instant_client(crowdtwist_emulator, crowdtwist_clock, **crowdtwist_client_options)
     except (TypeError, ConfigurationError) as error:
-        pytest.fail(f"crowdtwist_client_options: {error}", pytrace=False)
+        client, problem = None, _told(error)
+    if client is None:
+        pytest.fail(f"crowdtwist_client_options: {problem}", pytrace=False)
     yield client
     discard(client)
 
@@ -151,3 +153,9 @@ def crowdtwist_faults_met(crowdtwist_emulator: Emulator) -> Iterator[None]:
     pending = crowdtwist_emulator.pending_faults
     if pending:
         pytest.fail(f"{len(pending)} scripted faults have not happened: {pending}", pytrace=False)
+
+
+def _told(error: Exception) -> str:
+    """What an error says; its frames have the options, and so perhaps a key, among their locals."""
+    error.__traceback__ = None
+    return str(error)

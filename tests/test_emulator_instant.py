@@ -27,6 +27,7 @@ from crowdtwist_async import (
 )
 from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.emulator.instant import InstantClock, discard, instant_client
+from crowdtwist_async.emulator.server import EmulatorServer
 from crowdtwist_async.export import export
 
 pytestmark = pytest.mark.anyio
@@ -237,6 +238,16 @@ async def test_a_real_client_of_the_same_emulator_waits(emulator: Emulator) -> N
     async with emulator.client(retry=ONCE, timeout=0.05) as client:
         with pytest.raises(RequestTimeoutError):
             await client.points_awaiting_fulfillment(MEMBER)
+
+
+async def test_over_a_socket_time_is_real(emulator: Emulator) -> None:
+    """There the same emulator's delay meets the client's own timeout."""
+    emulator.script(Fault.delay(60))
+    async with EmulatorServer(emulator) as server:
+        urls: dict[str, Any] = {"api_url": server.url, "pos_url": server.url}
+        async with CrowdTwistClient(api_key=KEY, retry=ONCE, timeout=0.5, **urls) as client:
+            with pytest.raises(RequestTimeoutError):
+                await client.points_awaiting_fulfillment(MEMBER)
 
 
 async def test_an_outage_ends_as_it_would(make_client: MakeClient, emulator: Emulator) -> None:

@@ -95,6 +95,18 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
+@pytest.fixture
+def run_here(run: Run, pytester: pytest.Pytester) -> Run:
+    """Run pytest within this process, where the canary and coverage look on."""
+
+    def run_here(*arguments: str) -> pytest.RunResult:
+        pytester.makeini(ANYIO)
+        without = [f"-pno:{name}" for name in ("asyncio", "randomly", "xdist", "cov")]
+        return pytester.runpytest_inprocess(*STRICT, *without, *arguments)
+
+    return run_here
+
+
 def write(pytester: pytest.Pytester, tests: str, conftest: str = CONFTEST) -> None:
     """Write a conftest and a module of tests."""
     pytester.makeconftest(conftest)
@@ -119,8 +131,12 @@ def test_each_fixture_works_under_each_plugin(
     run(ini, "-p", f"no:{without}").assert_outcomes(passed=passed)
 
 
-def test_in_parallel_and_in_random_order(run: Run, pytester: pytest.Pytester) -> None:
-    """No test sees another's emulator."""
+def test_in_parallel_and_in_random_order(
+    run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No test sees another's emulator, nor the account of who runs the tests."""
+    for name in ("API_KEY_FILE", "CLIENT_ID", "ENVIRONMENT", "BUDGET", "PER_MINUTE"):
+        monkeypatch.setenv(f"CROWDTWIST_{name}", "no such thing")
     write(pytester, USES.format(mark="@pytest.mark.anyio"))
     run(ASYNCIO.format("strict"), "-n", "2", "-p", "randomly").assert_outcomes(passed=9)
 
@@ -139,7 +155,7 @@ def test_the_mark_is_listed(run: Run, pytester: pytest.Pytester) -> None:
     run(ANYIO, "--markers").stdout.fnmatch_lines("@pytest.mark.crowdtwist_emulator(members=*")
 
 
-def test_options(run: Run, pytester: pytest.Pytester) -> None:
+def test_options(run_here: Run, pytester: pytest.Pytester) -> None:
     """Fixtures give them for all tests, marks on top of that, the closest last."""
     overriding = """
 import pytest
@@ -155,6 +171,7 @@ def crowdtwist_client_options():
     tests = """
 import anyio
 import pytest
+from crowdtwist_async import CrowdTwistClient
 from crowdtwist_async.emulator import Fault
 
 def of(emulator):
@@ -176,12 +193,19 @@ def test_the_client(crowdtwist_client, crowdtwist_emulator, crowdtwist_clock):
     crowdtwist_emulator.script(Fault.delay(60))
     anyio.run(crowdtwist_client.points_awaiting_fulfillment, "10000000")
     assert 3 <= crowdtwist_clock.skipped < 4
+
+def test_the_environment(crowdtwist_environment, crowdtwist_emulator):
+    async def ask():
+        async with CrowdTwistClient.from_env() as client:
+            await client.points_awaiting_fulfillment("10000000")
+    anyio.run(ask)
+    assert [200] == [asked.status for asked in crowdtwist_emulator.requests]
 """
     write(pytester, tests, CONFTEST + overriding)
-    run(ANYIO).assert_outcomes(passed=4)
+    run_here().assert_outcomes(passed=5)
 
 
-def test_options_that_can_t_work(run: Run, pytester: pytest.Pytester) -> None:
+def test_options_that_can_t_work(run_here: Run, pytester: pytest.Pytester) -> None:
     """Each test's setup ends with one sentence, and without a traceback that shows the options."""
     tests = f"""
 import pytest
@@ -212,7 +236,7 @@ def crowdtwist_client_options(request):
 def test_client(crowdtwist_client): ...
 """
     write(pytester, tests)
-    result = run(ANYIO, "-l", "--tb=long", "-p", "no:randomly")
+    result = run_here("-l", "--tb=long")
     result.assert_outcomes(errors=6)
     result.stdout.fnmatch_lines(
         [
@@ -227,7 +251,19 @@ def test_client(crowdtwist_client): ...
     assert not leaks(result.stdout.str() + result.stderr.str())
 
 
-def test_faults_that_never_happened(run: Run, pytester: pytest.Pytester) -> None:
+def test_a_server_without_its_extra(
+    run_here: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who lacks uvicorn is told what to install."""
+    for name in ("uvicorn", "crowdtwist_async.emulator.server"):
+        monkeypatch.setitem(sys.modules, name, None)
+    write(pytester, "def test_it(crowdtwist_emulator_server): ...")
+    result = run_here()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines("*needs `pip install 'crowdtwist-async[[]cli[]]'`*")
+
+
+def test_faults_that_never_happened(run_here: Run, pytester: pytest.Pytester) -> None:
     """They fail who asks for that, and nobody else."""
     test = """
 import anyio
@@ -245,7 +281,7 @@ def test_by_default(crowdtwist_emulator):
     crowdtwist_emulator.script(Fault.status(503))
 """
     write(pytester, test)
-    result = run(ANYIO)
+    result = run_here()
     result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines("*1 scripted faults have not happened*status*503*")
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+import respx
 from attrs import fields
 from conftest import KEY
 from hypothesis import given
@@ -146,6 +147,16 @@ async def test_the_client_reads_what_is_made() -> None:
         assert purchases == await client.user_purchases("7")
         assert rewards == await client.user_rewards("7")
         assert [*purchases, *rest] == await client.iter_user_purchases("7").collect()
+
+
+@pytest.mark.anyio
+@respx.mock
+async def test_json_for_respx(respx_mock: respx.MockRouter) -> None:
+    """The page on testing says that the default transport can be intercepted so."""
+    url = "https://pos201.crowdtwist.com/fulfillment/users/7"
+    respx_mock.get(url).respond(json=as_json(make_points(user_id=7)))
+    async with CrowdTwistClient(**OPTIONS) as client:
+        assert make_points(user_id=7) == await client.points_awaiting_fulfillment("7")
 
 
 @pytest.mark.anyio
