@@ -67,8 +67,10 @@ class Emulator:
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self._members = members
-        if members < 0 or rewards < 0 or keep_requests < 0:
-            raise ValueError("members, rewards and keep_requests can't be negative")
+        if members < 0 or rewards < 0:
+            raise ValueError("members and rewards can't be negative")
+        if keep_requests < 0:
+            raise ValueError("keep_requests can't be negative")
         self.api_key = api_key
         self.stats = EmulatorStats()
         self._requests: deque[AskedRequest] = deque(maxlen=keep_requests)
