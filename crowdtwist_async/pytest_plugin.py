@@ -106,10 +106,11 @@ def crowdtwist_client(
     `Retry-After` asks for and delays of the emulator's replies pass at once on `crowdtwist_clock`:
     attempts, timeouts and deadlines end as they would if the time had passed.
     """
+    client, problem = None, ""
     try:
         client = instant_client(crowdtwist_emulator, crowdtwist_clock, **crowdtwist_client_options)
     except (TypeError, ConfigurationError) as error:
-        client, problem = None, _told(error)
+        problem = _told(error)
     if client is None:
         pytest.fail(f"crowdtwist_client_options: {problem}", pytrace=False)
     yield client

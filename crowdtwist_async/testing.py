@@ -37,7 +37,7 @@ __all__ = [
     "make_reward",
 ]
 
-T = TypeVar("T", Purchase, Reward)
+T = TypeVar("T", bound=Purchase | Reward)
 
 _PAGE_SIZE = 10
 _ENTRIES: dict[type, str] = {Purchase: "purchases", Reward: "rewards"}
