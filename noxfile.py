@@ -45,7 +45,7 @@ LOCKED_WITH = {"core": [], "tests": ["all"], "typing": ["all"]}
 LOCKED = ("api", "audit", "build", "lint", "nox", "supply", *LOCKED_WITH)
 
 nox.options.sessions = [
-    *("lint", "typing", "tests", "docs", "remote", "lowest", "bench"),
+    *("lint", "typing", "tests", "docs", "remote", "httpx2", "lowest", "bench"),
     *("api", "supply", "release-check"),
 ]
 nox.options.default_venv_backend = "venv"
@@ -95,6 +95,16 @@ def remote(session: nox.Session) -> None:
 
 
 @nox.session
+def httpx2(session: nox.Session) -> None:
+    """Send over an injected client of httpx2's: the tests of all transports, and those of httpx's own."""
+    _install(session, "tests", "httpx2")
+    names = ("transport_conformance", "transports_httpx", "transports_environment")
+    tests = [f"tests/test_{name}.py" for name in names]
+    # Without httpx2 none of them is there, and pytest fails.
+    session.run("pytest", "-q", "-n", "auto", "-k", "httpx2", *tests, *session.posargs)
+
+
+@nox.session
 def lowest(session: nox.Session) -> None:
     """Run the tests, but for the longest, with the lowest versions that `pyproject.toml` allows."""
     session.install("-q", "-U", "pip")
@@ -115,6 +125,7 @@ def typing(session: nox.Session) -> None:
     """Check the types with mypy and pyright, those that users see included."""
     _locked(session, "typing", project=True)
     session.run("mypy")
+    session.run("mypy", "examples/loyalty_app")
     session.run("pyright")
 
 

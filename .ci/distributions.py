@@ -29,7 +29,7 @@ DIST = ROOT / "dist"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SDIST = frozenset(
     {
-        *("crowdtwist_async", "tests", "benchmarks", "docs", ".ci"),
+        *("crowdtwist_async", "tests", "benchmarks", "docs", "examples", ".ci"),
         *(
             "CHANGELOG.md",
             "CONTRIBUTING.md",

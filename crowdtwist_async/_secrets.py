@@ -134,14 +134,12 @@ class LogRedaction(logging.Filter):
     Filters are not inherited by child loggers, so each logger of `_WIRE_LOGGERS` gets its own.
     """
 
+    _CORE_PARTS = ("connection", "http11", "http2", "proxy", "socks")
     _WIRE_LOGGERS = (
         "httpx",
+        *(f"httpcore.{part}" for part in _CORE_PARTS),
         "httpx2",
-        "httpcore.connection",
-        "httpcore.http11",
-        "httpcore.http2",
-        "httpcore.proxy",
-        "httpcore.socks",
+        *(f"httpcore2.{part}" for part in _CORE_PARTS),
         "aiohttp.client",
     )
 

@@ -71,14 +71,7 @@ class Session:
             raise ClientClosedError("a client is entered once: make a new one")
         self._pid, self._loop = os.getpid(), anyio.lowlevel.current_token()
         self.telemetry = _telemetry_at(self.settings.api)
-        self._sender = Sender(
-            self.settings,
-            self._transport,
-            self.budget,
-            self.max_in_flight,
-            stats=self.stats,
-            telemetry=self.telemetry,
-        )
+        self._sender = self._make_sender()
         self._log_redaction.install()
 
     async def aclose(self) -> None:
@@ -98,6 +91,16 @@ class Session:
         self._log_redaction.remove()
         if self.telemetry is not None:
             self.telemetry.close()
+
+    def _make_sender(self) -> Sender:
+        return Sender(
+            self.settings,
+            self._transport,
+            self.budget,
+            self.max_in_flight,
+            stats=self.stats,
+            telemetry=self.telemetry,
+        )
 
     def _check_place(self) -> None:
         if os.getpid() != self._pid:

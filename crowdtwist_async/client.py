@@ -65,7 +65,7 @@ class CrowdTwistClient:
         retry: How often and how patiently failed requests are sent again.
         budget: The request-rate budget, which clients may share; by default 9,700 requests a
             minute of the 10,000 that the contract allows a program.
-        http_client: An `httpx.AsyncClient` of your own to send over; never closed.
+        http_client: An `httpx.AsyncClient` or `httpx2.AsyncClient` of your own to send over; never closed.
         transport: Another way to move bytes; closed with the client.
         signing: The key pair that signs the requests to the loyalty host, for programs that have one:
             no URL holds the key then. The commerce host takes `api_key` all the same.

@@ -8,6 +8,8 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -29,13 +31,23 @@ async def _httpx(**options: Any) -> AsyncIterator[Transport]:
     yield HttpxTransport(**options)
 
 
-@asynccontextmanager
-async def _injected(**options: Any) -> AsyncIterator[Transport]:
+def _careless(kind: type[Any]) -> Any:
+    """A user's client; what it does by itself must not matter."""
     file = os.environ.get("SSL_CERT_FILE")
     # Reading the usual authorities blocks the event loop for longer than some faults last.
     tls = ssl.create_default_context(cafile=file) if file else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # What the user's client does by itself must not matter.
-    async with httpx.AsyncClient(verify=tls, follow_redirects=True, auth=("someone", "sesame")) as client:
+    return kind(verify=tls, follow_redirects=True, auth=("someone", "sesame"))
+
+
+@asynccontextmanager
+async def _injected(**options: Any) -> AsyncIterator[Transport]:
+    async with _careless(httpx.AsyncClient) as client:
+        yield InjectedClientTransport(client, **options)
+
+
+@asynccontextmanager
+async def _httpx2(**options: Any) -> AsyncIterator[Transport]:
+    async with _careless(import_module("httpx2").AsyncClient) as client:
         yield InjectedClientTransport(client, **options)
 
 
@@ -54,7 +66,10 @@ def _over(*carriers: Carrier, loops: Sequence[str] = ("asyncio", "trio")) -> pyt
     return pytest.mark.parametrize(("anyio_backend", "carrier"), cases)
 
 
-over_each = _over(_httpx, _injected, _aiohttp)
+# `nox -s httpx2` installs it.
+_ALL = (_httpx, _injected, *([_httpx2] if find_spec("httpx2") else []), _aiohttp)
+
+over_each = _over(*_ALL)
 """Run a test over every transport, on each event loop that it supports."""
 over_our_own = _over(_httpx, _aiohttp)
 """Run a test over the transports that make their own connections."""

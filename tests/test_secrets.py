@@ -258,6 +258,11 @@ WIRE_LOGGERS = [
     "httpcore.http2",
     "httpcore.proxy",
     "httpcore.socks",
+    "httpcore2.connection",
+    "httpcore2.http11",
+    "httpcore2.http2",
+    "httpcore2.proxy",
+    "httpcore2.socks",
     "aiohttp.client",
 ]
 

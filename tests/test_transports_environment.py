@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trustme
 from conftest import KEY, leaks
 from opentelemetry import trace
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.instrumentation import httpx as instrumentation
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -23,25 +24,36 @@ from wire import PAGE, WireServer, reply
 from crowdtwist_async import CrowdTwistClient
 from crowdtwist_async.transports._environment import no_wire_spans, proxy_for, tls_context
 
+INSTRUMENTED = {"httpx": "HTTPXClientInstrumentor", "httpx2": "HTTPX2ClientInstrumentor"}
+
+
+@pytest.fixture(params=[name for name in INSTRUMENTED if find_spec(name)])
+def library(request: pytest.FixtureRequest) -> Any:
+    """The library whose client is injected."""
+    return import_module(request.param)
+
 
 @pytest.fixture
-def spans() -> Iterator[InMemorySpanExporter]:
-    """What an instrumented httpx exports."""
+def spans(library: Any) -> Iterator[InMemorySpanExporter]:
+    """What an instrumented httpx, and the library of an injected client, export."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    instrumentor = HTTPXClientInstrumentor()
-    instrumentor.instrument(tracer_provider=provider)
+    names = {"HTTPXClientInstrumentor", INSTRUMENTED[library.__name__]}
+    instrumentors = [getattr(instrumentation, name)() for name in names]
+    for instrumentor in instrumentors:
+        instrumentor.instrument(tracer_provider=provider)
     yield exporter
-    instrumentor.uninstrument()
+    for instrumentor in instrumentors:
+        instrumentor.uninstrument()
 
 
 @pytest.mark.anyio
-async def test_an_instrumented_httpx_sees_nothing_of_ours(spans: InMemorySpanExporter) -> None:
+async def test_an_instrumented_httpx_sees_nothing_of_ours(library: Any, spans: InMemorySpanExporter) -> None:
     """The URL with the key is in no span, on the default transport and on an injected client."""
     with WireServer(reply(PAGE)) as server:
         urls: dict[str, Any] = {"api_key": KEY, "api_url": server.url, "pos_url": server.url}
-        async with httpx.AsyncClient() as injected:
+        async with library.AsyncClient() as injected:
             async with (
                 CrowdTwistClient(**urls) as client,
                 CrowdTwistClient(**urls, http_client=injected) as other,

@@ -1,14 +1,17 @@
 """
 What is httpx's own: the injected client, respx, idle connections; `test_transport_conformance` has the rest.
+
+An injected client may be httpx2's as well, where that is installed: see `nox -s httpx2`.
 """
 
 from __future__ import annotations
 
 import contextlib
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 import respx
 from carriers import ONCE
@@ -33,6 +36,12 @@ pytestmark = pytest.mark.anyio
 AT_ONCE = RetryPolicy(initial=0)
 
 
+@pytest.fixture(params=[name for name in ("httpx", "httpx2") if find_spec(name)])
+def library(request: pytest.FixtureRequest) -> Any:
+    """The library of the client that is injected."""
+    return import_module(request.param)
+
+
 def make_client(server: WireServer, **options: Any) -> CrowdTwistClient:
     """A client of a raw server, without retries unless they are asked for."""
     return CrowdTwistClient(
@@ -40,24 +49,24 @@ def make_client(server: WireServer, **options: Any) -> CrowdTwistClient:
     )
 
 
-async def test_an_injected_client_is_used_and_stays_open() -> None:
+async def test_an_injected_client_is_used_and_stays_open(library: Any) -> None:
     """A client of the user's own sends, and is not closed."""
     with WireServer() as server:
-        async with httpx.AsyncClient(headers={"X-Mine": "yes"}) as injected:
+        async with library.AsyncClient(headers={"X-Mine": "yes"}) as injected:
             async with make_client(server, http_client=injected) as client:
                 assert 7 == (await client.points_awaiting_fulfillment("7")).user_id
             assert not injected.is_closed
         assert b"X-Mine: yes" in server.heads[0]
 
 
-async def test_an_injected_client_s_read_body_is_taken() -> None:
+async def test_an_injected_client_s_read_body_is_taken(library: Any) -> None:
     """An event hook that reads the body does not take it away."""
 
-    async def read(response: httpx.Response) -> None:
+    async def read(response: Any) -> None:
         await response.aread()
 
     with WireServer() as server:
-        async with httpx.AsyncClient(event_hooks={"response": [read]}) as injected:
+        async with library.AsyncClient(event_hooks={"response": [read]}) as injected:
             async with make_client(server, http_client=injected) as client:
                 assert 7 == (await client.points_awaiting_fulfillment("7")).user_id
 
@@ -65,19 +74,18 @@ async def test_an_injected_client_s_read_body_is_taken() -> None:
 @pytest.mark.parametrize(
     ("error", "phase"),
     [
-        (httpx.ConnectTimeout("slow"), "connect"),
-        (httpx.PoolTimeout("slow"), "connect"),
-        (httpx.ReadTimeout("slow"), "response"),
+        pytest.param("ConnectTimeout", "connect", id="connecting"),
+        pytest.param("PoolTimeout", "connect", id="in-the-pool"),
+        pytest.param("ReadTimeout", "response", id="reading"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-async def test_an_injected_client_s_timeouts(error: Exception, phase: str) -> None:
+async def test_an_injected_client_s_timeouts(library: Any, error: str, phase: str) -> None:
     """A timeout of the user's client is a `RequestTimeoutError` of the phase."""
 
-    def fail(request: httpx.Request) -> httpx.Response:
-        raise error
+    def fail(request: Any) -> Any:
+        raise getattr(library, error)("slow")
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(fail)) as injected:
+    async with library.AsyncClient(transport=library.MockTransport(fail)) as injected:
         outcome = await InjectedClientTransport(injected).send(
             Request("x", "http://127.0.0.1:1", "/", "", phase="response")
         )
@@ -85,10 +93,10 @@ async def test_an_injected_client_s_timeouts(error: Exception, phase: str) -> No
     assert phase == outcome.phase
 
 
-async def test_an_injected_client_follows_no_redirect() -> None:
+async def test_an_injected_client_follows_no_redirect(library: Any) -> None:
     """A client that follows redirects by default does not for us."""
     with WireServer() as other, WireServer(reply(b"", "302 Found", [f"Location: {other.url}"])) as server:
-        async with httpx.AsyncClient(follow_redirects=True) as injected:
+        async with library.AsyncClient(follow_redirects=True) as injected:
             async with make_client(server, http_client=injected) as client:
                 with pytest.raises(UnexpectedRedirectError):
                     await client.points_awaiting_fulfillment("7")
@@ -123,22 +131,22 @@ def test_a_request_shows_neither_key_nor_user() -> None:
     assert "h" == request.host
 
 
-async def test_an_injected_client_s_own_parameters_replace_nothing() -> None:
+async def test_an_injected_client_s_own_parameters_replace_nothing(library: Any) -> None:
     """Defaults of the user's client do not change what is asked for."""
     page = reply(b'{"purchases": [], "paging": {}}')
     with WireServer(page) as server:
         defaults: dict[str, Any] = {"params": {"x": "1"}, "base_url": "https://other.invalid/base"}
-        async with httpx.AsyncClient(**defaults) as injected:
+        async with library.AsyncClient(**defaults) as injected:
             async with make_client(server, http_client=injected) as client:
                 await client.user_purchases("7", page=2, date_start="2026-01-01")
         assert ["/users/7/purchases?id_type=id&date_start=2026-01-01&page=2"] == server.targets
 
 
-async def test_an_injected_client_s_pool_stays_usable_after_timeouts() -> None:
+async def test_an_injected_client_s_pool_stays_usable_after_timeouts(library: Any) -> None:
     """Requests that wait in the user's smaller pool time out there, and leave it whole."""
     with WireServer(hang()) as silent, WireServer() as healthy:
-        limits = httpx.Limits(max_connections=2)
-        async with httpx.AsyncClient(limits=limits) as injected:
+        limits = library.Limits(max_connections=2)
+        async with library.AsyncClient(limits=limits) as injected:
             async with make_client(silent, http_client=injected, timeout=0.1) as client:
                 with contextlib.suppress(BaseExceptionGroup):
                     async with anyio.create_task_group() as tasks:
@@ -155,24 +163,24 @@ async def collect_failure(client: CrowdTwistClient) -> None:
         await client.points_awaiting_fulfillment("7")
 
 
-async def test_an_injected_client_s_raise_for_status_is_read() -> None:
+async def test_an_injected_client_s_raise_for_status_is_read(library: Any) -> None:
     """A hook that raises for a refused key does not disguise it."""
 
-    async def check(response: httpx.Response) -> None:
+    async def check(response: Any) -> None:
         response.raise_for_status()
 
     with WireServer(reply(b"{}", "403 Forbidden")) as server:
-        async with httpx.AsyncClient(event_hooks={"response": [check]}) as injected:
+        async with library.AsyncClient(event_hooks={"response": [check]}) as injected:
             async with make_client(server, http_client=injected, retry=AT_ONCE) as client:
                 with pytest.raises(AuthenticationError):
                     await client.points_awaiting_fulfillment("7")
         assert 1 == len(server.heads)
 
 
-async def test_a_closed_injected_client_is_told() -> None:
+async def test_a_closed_injected_client_is_told(library: Any) -> None:
     """What is wrong with the user's client is not taken for a network fault."""
     with WireServer() as server:
-        injected = httpx.AsyncClient()
+        injected = library.AsyncClient()
         await injected.aclose()
         async with make_client(server, http_client=injected, retry=AT_ONCE) as client:
             with pytest.raises(TransportError, match="is it closed") as caught:
@@ -180,10 +188,10 @@ async def test_a_closed_injected_client_is_told() -> None:
     assert 1 == caught.value.attempts
 
 
-async def test_an_injected_client_s_phase_is_followed() -> None:
+async def test_an_injected_client_s_phase_is_followed(library: Any) -> None:
     """A server that accepts and is silent is no connection that hangs."""
     with WireServer(hang()) as server:
-        async with httpx.AsyncClient() as injected:
+        async with library.AsyncClient() as injected:
             async with make_client(server, http_client=injected, timeout=0.1) as client:
                 with pytest.raises(RequestTimeoutError) as caught:
                     await client.points_awaiting_fulfillment("7")

@@ -6,7 +6,8 @@ goes wrong. `crowdtwist_async.emulator.server` puts it on a socket.
 """
 
 from crowdtwist_async.emulator.app import Emulator
+from crowdtwist_async.emulator.asked import AskedRequest
 from crowdtwist_async.emulator.faults import Fault
 from crowdtwist_async.emulator.stats import EmulatorStats
 
-__all__ = ["Emulator", "EmulatorStats", "Fault"]
+__all__ = ["AskedRequest", "Emulator", "EmulatorStats", "Fault"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import anyio
 from crowdtwist_async._signing import HmacKey
 from crowdtwist_async.emulator.access import admits
 from crowdtwist_async.emulator.answers import Answer, begin, deliver, refusal
+from crowdtwist_async.emulator.asked import AskedRequest, asked_by
 from crowdtwist_async.emulator.calls import Call, Receive, Scope, Send, read_call
 from crowdtwist_async.emulator.ceiling import Ceiling
 from crowdtwist_async.emulator.endpoints import answer
@@ -46,6 +48,7 @@ class Emulator:
         per_minute: Above this many requests in any 60 seconds, the answer is a 429 with
             `Retry-After`. By default there is no ceiling.
         rewards: How many rewards the program has; 0 makes the endpoint answer `no_data`.
+        keep_requests: How many of the latest requests `requests` shows.
         clock: Monotonic seconds, for the ceiling.
         wall_clock: Seconds since 1970: a signature's timestamp may be 15 minutes off.
         sleep: Waits for the seconds of a delay; the default works on asyncio and trio.
@@ -65,6 +68,7 @@ class Emulator:
         fault_rate: float = 0.0,
         per_minute: int | None = None,
         rewards: int = 140,
+        keep_requests: int = 1000,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -72,10 +76,13 @@ class Emulator:
         self._members = members
         if members < 0 or rewards < 0:
             raise ValueError("members and rewards can't be negative")
+        if keep_requests < 0:
+            raise ValueError("keep_requests can't be negative")
         self.api_key = api_key
         self.signing = signing
         self._wall_clock = wall_clock
         self.stats = EmulatorStats()
+        self._requests: deque[AskedRequest] = deque(maxlen=keep_requests)
         self._program = Program(members, rewards, seed)
         self._faults = FaultQueue(fault_rate, seed)
         self._faults.extend(faults)
@@ -100,11 +107,18 @@ class Emulator:
         self.stats.requests += 1
         if call.endpoint is not None:
             self.stats.by_endpoint[call.endpoint] += 1
+        asked = asked_by(call)
+        self._requests.append(asked)
         seconds = self._ceiling.admit()
         if seconds > 0.0:
-            await self._send(_slow_down(call, seconds), send)
+            await self._send(_slow_down(call, seconds), asked, send)
         else:
-            await self._play(self._faults.take(call), call, send)
+            await self._play(self._faults.take(call), call, asked, send)
+
+    @property
+    def requests(self) -> tuple[AskedRequest, ...]:
+        """The latest requests in the order in which they came, `keep_requests` at most."""
+        return tuple(self._requests)
 
     @property
     def pending_faults(self) -> tuple[Fault | None, ...]:
@@ -120,8 +134,9 @@ class Emulator:
         self._faults.extend(faults)
 
     def reset_stats(self) -> None:
-        """Begin to count from zero, in a new `stats`."""
+        """Begin to count from zero, in a new `stats`, and with no `requests`."""
         self.stats = EmulatorStats()
+        self._requests.clear()
 
     def member_ids(self, id_type: str = "id") -> Iterator[str]:
         """
@@ -184,10 +199,10 @@ class Emulator:
             raise LookupError("no member has this id")
         return index
 
-    async def _play(self, fault: Fault | None, call: Call, send: Send) -> None:
+    async def _play(self, fault: Fault | None, call: Call, asked: AskedRequest, send: Send) -> None:
         """Let a request go wrong, or not."""
         if fault is None:
-            await self._send(self._answer(call), send)
+            await self._send(self._answer(call), asked, send)
             return
         if fault.kind == "reset":
             raise ConnectionResetError("emulated reset")
@@ -197,9 +212,9 @@ class Emulator:
             self._shift(call, fault.added)
         reply = fault.reply(call) if fault.kind == "status" else self._answer(call)
         if fault.kind in ("truncate", "stall"):
-            await self._send_partly(reply, fault, send)
+            await self._send_partly(reply, fault, asked, send)
         else:
-            await self._send(fault.rewritten(reply), send)
+            await self._send(fault.rewritten(reply), asked, send)
 
     def _answer(self, call: Call) -> Answer:
         return answer(call, self._program, self._admits)
@@ -214,14 +229,18 @@ class Emulator:
         if index is not None and call.endpoint is not None:
             self._program.shift(call.endpoint, index, added)
 
-    async def _send(self, reply: Answer, send: Send) -> None:
+    def _note(self, reply: Answer, asked: AskedRequest) -> None:
         self.stats.by_status[reply.status] += 1
+        asked.status = reply.status
+
+    async def _send(self, reply: Answer, asked: AskedRequest, send: Send) -> None:
+        self._note(reply, asked)
         self.stats.rows += reply.rows
         await deliver(reply, send)
 
-    async def _send_partly(self, reply: Answer, fault: Fault, send: Send) -> None:
+    async def _send_partly(self, reply: Answer, fault: Fault, asked: AskedRequest, send: Send) -> None:
         """Send a part of the body; then the rest after a pause, or nothing more."""
-        self.stats.by_status[reply.status] += 1
+        self._note(reply, asked)
         cut = fault.cut(reply.body)
         await begin(reply, send)
         await send({"type": "http.response.body", "body": reply.body[:cut], "more_body": True})

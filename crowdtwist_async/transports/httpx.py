@@ -113,7 +113,7 @@ class HttpxTransport:
 
 class InjectedClientTransport:
     """
-    Sends over an `httpx.AsyncClient` that the user made, or one that works alike; never closes it.
+    Sends over an `httpx.AsyncClient` or `httpx2.AsyncClient` that the user made; never closes it.
 
     Its pool, its proxies, its certificates and its event hooks are the user's. Redirects, cookies
     and its own authentication are switched off on each request. Its pool should have as many

@@ -19,9 +19,11 @@ from crowdtwist_async import (
     PointsAwaitingFulfillment,
     Purchase,
     RateBudget,
+    Reply,
     Reward,
     Transport,
 )
+from crowdtwist_async.testing import make_page, make_purchase, make_reply, make_reward
 
 
 async def calls(client: CrowdTwistClient) -> None:
@@ -79,3 +81,11 @@ async def views() -> None:
     assert_type(CrowdTwistClient.from_env(client_id=201), CrowdTwistClient)
     signing = HmacKey("public", "private", timestamp="s", digest="raw")
     assert_type(CrowdTwistClient(api_key="k", signing=signing), CrowdTwistClient)
+
+
+def made() -> None:
+    """Models and replies by hand."""
+    assert_type(make_page([make_purchase()]), Page[Purchase])
+    assert_type(make_page([make_reward()]), Page[Reward])
+    assert_type(make_page(of=Reward), Page[Reward])
+    assert_type(make_reply(make_purchase()), Reply)

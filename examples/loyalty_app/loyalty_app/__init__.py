@@ -1,0 +1,3 @@
+"""
+What a shop shows of a member's loyalty account.
+"""
