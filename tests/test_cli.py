@@ -565,7 +565,7 @@ def test_the_emulator_says_how_to_ask_it(
     assert 0 == main(["emulator"])
     url = "http://127.0.0.1:8777"
     expected = (
-        f"The emulator listens on {url}. To ask it:\n"
+        f"The emulator listens on {url}, and {url}/docs describes it. To ask it:\n"
         f"  export CROWDTWIST_API_URL={url} CROWDTWIST_POS_URL={url} CROWDTWIST_API_KEY=emulator-key\n"
         "  crowdtwist purchases 10000000\n"
     )
