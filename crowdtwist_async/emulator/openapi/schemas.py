@@ -87,14 +87,12 @@ def reference(name: str) -> Schema:
 
 @cache
 def descriptions(name: str) -> dict[str, str]:
-    """The texts of a model's attributes or properties, by name, and its own under the empty name."""
+    """The texts of a model's attributes, by name, and its own under the empty name."""
     tree = ast.parse(inspect.getsource(models))
     [body] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
     texts = {"": ast.get_docstring(body) or ""}
     for node, following in zip(body.body, [*body.body[1:], None], strict=True):
-        if isinstance(node, ast.FunctionDef):
-            texts[node.name] = ast.get_docstring(node) or ""
-        elif isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(following, ast.Expr):
+        if isinstance(node, ast.AnnAssign | ast.Assign) and isinstance(following, ast.Expr):
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
             texts[ast.unparse(target)] = " ".join(str(ast.literal_eval(following.value)).split())
     return texts
@@ -130,9 +128,8 @@ def _object(description: str, properties: dict[str, Schema], required: list[str]
 
 def _extra_data() -> Schema:
     """The properties that the model can read by name; `postal_code` comes in two spellings."""
-    texts = descriptions("ExtraData")
     known = [name for name, value in vars(ExtraData).items() if isinstance(value, property)]
-    properties = {name: {"description": texts[name].partition(";")[0].rstrip(".") + "."} for name in known}
+    properties = {name: {"description": f"The {name.replace('_', ' ')}."} for name in known}
     properties["postal code"] = {"description": "Another spelling of `postal_code` that is sent too."}
     words = "The client's own properties of a reward, 20 at most, with whatever names and values it chose."
     return _object(words, properties, [])
