@@ -5,6 +5,7 @@ Every gate of the project; `nox` runs those that `.ci/run` runs.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 import tomllib
 from pathlib import Path
@@ -31,7 +32,7 @@ CORE = (
 # A minute and a half of kills and of recipes in shells: what other tests call once, again and again.
 SAME_WITH_ANY_VERSION = ("test_docs_sharding", "test_export_remote_breaks", "test_kills")
 
-nox.options.sessions = ["lint", "typing", "tests", "docs", "remote", "lowest", "build", "bench"]
+nox.options.sessions = ["lint", "typing", "tests", "docs", "remote", "openapi", "lowest", "build", "bench"]
 nox.options.default_venv_backend = "venv"
 
 
@@ -70,6 +71,17 @@ def remote(session: nox.Session) -> None:
     _install(session, "tests", "remote")
     tests = ("tests/test_export_remote_s3.py", "tests/test_docs_object_stores.py")
     session.run("pytest", "-q", "-n", "auto", *tests, *session.posargs)
+
+
+@nox.session
+def openapi(session: nox.Session) -> None:
+    """Check the OpenAPI document, open the emulator's page in Chromium, and fuzz the emulator by it."""
+    if shutil.which("chromium") is None:
+        session.error("the emulator's page is tested in Chromium, and none is here: apt-get install chromium")
+    _install(session, "tests", "openapi")
+    tests = ("tests/test_openapi.py", "tests/test_openapi_checks.py", "tests/test_openapi_page.py")
+    session.run("pytest", "-q", "-n", "auto", *tests, "tests/test_docs_openapi.py")
+    session.run("python", "tests/fuzz_openapi.py", *session.posargs)
 
 
 @nox.session

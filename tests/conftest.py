@@ -24,8 +24,12 @@ from crowdtwist_async import CrowdTwistClient, CrowdTwistError
 KEY = "canary/K3y+9f%27~Zq"
 """The key of all tests: it changes when it is percent-encoded, in every way that a key can."""
 
-collect_ignore = [] if find_spec("dlt") else ["test_docs.py"]
-"""What the recipes run with weighs more than everything else: `nox -s docs` has it."""
+_WANTED = {
+    "dlt": ["test_docs.py"],
+    "schemathesis": ["test_docs_openapi.py", "test_openapi_checks.py", "test_openapi_page.py"],
+}
+collect_ignore = [name for tool, names in _WANTED.items() if not find_spec(tool) for name in names]
+"""What these run with weighs more than everything else: `nox -s docs openapi` has it."""
 
 _TESTS = str(Path(__file__).parent)
 _FORMS = {KEY, quote(KEY, safe=""), quote(KEY), quote_plus(KEY), KEY.replace("/", "\\/")}

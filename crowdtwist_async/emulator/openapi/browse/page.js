@@ -48,21 +48,24 @@ const parameterRow = (operation, parameter) => {
   return row(make("label", { htmlFor: id }, parameter.name), note, field(id, parameter), ...prose(parameter.description));
 };
 
-const blanked = (text) => [key.value, encodeURIComponent(key.value)].filter(Boolean)
+// Everything that a browser would encode on its own: the reply repeats what was sent, and is searched for it.
+const encoded = (text) => encodeURIComponent(text).replace(/[!'()*]/g, (sign) => `%${sign.charCodeAt(0).toString(16)}`);
+const blanked = (text) => [key.value, encoded(key.value)].filter(Boolean)
   .reduce((left, form) => left.replaceAll(form, "•••"), text);
 const requestOf = (api, path, operation, form) => {
-  const query = new URLSearchParams();
+  const query = [];
   let target = path;
   for (const { name, in: place } of operation.parameters) {
     const value = form.elements[name].value;
-    if (place === "path") target = target.replace(`{${name}}`, encodeURIComponent(value));
-    else if (value) query.append(name, value);
+    if (place === "path") target = target.replace(`{${name}}`, encoded(value));
+    else if (value) query.push([name, value]);
   }
   const headers = {};
   const scheme = api.components.securitySchemes[Object.keys(operation.security[0])[0]];
-  if (scheme.in === "query") query.append(scheme.name, key.value);
+  if (scheme.in === "query") query.push([scheme.name, key.value]);
   else headers[scheme.name] = `CTApiKey ${key.value}`;
-  return { target: query.size ? `${target}?${query}` : target, headers };
+  const pairs = query.map((pair) => pair.map(encoded).join("=")).join("&");
+  return { target: pairs ? `${target}?${pairs}` : target, headers };
 };
 const rowsOf = (body) => Object.values(body ?? {}).find(Array.isArray);
 const turn = (form, link, words) => {
