@@ -131,6 +131,9 @@ def build(session: nox.Session) -> None:
         session.run(
             "crowdtwist", "export", "purchases", "--emulator", "--members", "20", "--fresh", "-o", "out.csv"
         )
+        session.run("crowdtwist", "openapi", silent=True)
+        served = "from crowdtwist_async.emulator.openapi.pages import page; page('/docs/page.js', 'GET', '')"
+        session.run("python", "-c", served)
 
 
 @nox.session

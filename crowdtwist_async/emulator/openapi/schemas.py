@@ -48,6 +48,7 @@ _OTHER_LEAVES: dict[type, dict[type, str]] = {
 _OTHER_WORDS: dict[str, dict[str, str]] = {
     # The model's own words say what the client makes of them.
     "Paging": {
+        "": "What a page says of the whole list. Its parts may contradict each other.",
         "total": "The number of entries on all pages.",
         "pages": "The number of pages.",
         "next_page": "The link to the next page, which may repeat the key. Null, empty or missing: none.",
