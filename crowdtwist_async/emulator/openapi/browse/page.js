@@ -8,20 +8,16 @@ const make = (tag, props = {}, ...children) => {
 const byId = (id) => document.getElementById(id);
 const key = byId("key");
 byId("show").addEventListener("change", (event) => { key.type = event.target.checked ? "text" : "password"; });
-
 // The little Markdown that the document has: paragraphs, lists, code.
 const inline = (text) => text.split("`").map((part, at) => (at % 2 ? make("code", {}, part) : part));
 const prose = (text) => (text ?? "").trim().split(/\n\n+|\n(?=\* )(?<!\* .*\n)/).map((block) =>
   block.startsWith("* ")
     ? make("ul", {}, ...block.slice(2).split("\n* ").map((item) => make("li", {}, ...inline(item))))
     : make("p", {}, ...inline(block)));
-
-const nameOf = (schema) => schema.$ref.split("/").pop();
-const list = (parts, between) => parts.flatMap((part, at) => (at ? [between, ...part] : part));
 const kind = (schema) => {
-  if (schema.$ref) return [make("a", { href: `#schema-${nameOf(schema)}` }, nameOf(schema))];
-  if (schema.anyOf) return list(schema.anyOf.map(kind), " or ");
-  if (schema.allOf) return list(schema.allOf.map(kind), " with ");
+  const [name, several] = [schema.$ref?.split("/").pop(), schema.anyOf ?? schema.allOf];
+  if (name) return [make("a", { href: `#schema-${name}` }, name)];
+  if (several) return several.map(kind).flatMap((part, at) => (at ? [schema.anyOf ? " or " : " with ", ...part] : part));
   if (schema.enum) return [`one of ${schema.enum.map((value) => JSON.stringify(value)).join(", ")}`];
   if (schema.type === "array") return ["array of ", ...kind(schema.items)];
   const limits = ["format", "pattern", "minimum", "maximum", "maxLength"].filter((limit) => limit in schema);
@@ -30,7 +26,6 @@ const kind = (schema) => {
 };
 const row = (name, note, ...rest) =>
   make("div", { className: "row" }, make("div", {}, name, make("div", { className: "type" }, ...note)), make("div", {}, ...rest));
-
 const field = (id, parameter) => {
   const { schema } = parameter;
   const props = { id, name: parameter.name, value: parameter.example ?? "", required: Boolean(parameter.required) };
@@ -47,7 +42,6 @@ const parameterRow = (operation, parameter) => {
   const note = [`${parameter.in}${parameter.required ? ", required" : ""} · `, ...kind({ ...parameter.schema, enum: undefined })];
   return row(make("label", { htmlFor: id }, parameter.name), note, field(id, parameter), ...prose(parameter.description));
 };
-
 // Everything that a browser would encode on its own: the reply repeats what was sent, and is searched for it.
 const encoded = (text) => encodeURIComponent(text).replace(/[!'()*]/g, (sign) => `%${sign.charCodeAt(0).toString(16)}`);
 const blanked = (text) => [key.value, encoded(key.value)].filter(Boolean)
@@ -79,8 +73,7 @@ const answer = async (api, path, operation, form, output) => {
   try {
     const response = await fetch(target, { headers, cache: "no-store", credentials: "omit", redirect: "error" });
     const text = await response.text();
-    let body = null;
-    try { body = JSON.parse(text); } catch { /* a fault's page: shown as it is */ }
+    const body = /^[[{]/.test(text) ? JSON.parse(text) : null; // the page of a fault is shown as it is
     const rows = response.ok ? rowsOf(body) : null;
     const took = `${Math.round(performance.now() - began)} ms${rows ? `, ${rows.length} rows of ${body.paging.total}` : ""}`;
     const shown = blanked(body ? JSON.stringify(body, null, 2) : text);
@@ -93,16 +86,14 @@ const answer = async (api, path, operation, form, output) => {
     output.replaceChildren(make("p", { className: "bad" }, `No reply: ${blanked(String(error))}`));
   }
 };
-
 const example = (content) => content.example ?? Object.values(content.examples ?? {})[0]?.value;
 const reply = ([status, response]) => {
   const content = response.content["application/json"];
-  const names = Object.keys(response.headers ?? {});
   const reasons = status === "200" ? [] : Object.keys(content.examples).join(", ");
   return make("details", {}, make("summary", {}, make("span", { className: status === "200" ? "good" : "bad" }, status),
     make("span", { className: "type" }, " ", reasons)),
     ...prose(response.description), make("p", {}, "Body: ", ...kind(content.schema)),
-    names.length ? make("p", {}, `Header: ${names.join(", ")}`) : null,
+    ...Object.keys(response.headers ?? {}).map((name) => make("p", {}, "Header: ", make("code", {}, name))),
     make("pre", { tabIndex: 0, role: "region", ariaLabel: `Example of ${status}` }, JSON.stringify(example(content), null, 2)));
 };
 const operationCard = (api, path, operation) => {
@@ -125,7 +116,6 @@ const schemaCard = ([name, schema]) => {
 };
 const openTarget = () => byId(decodeURIComponent(location.hash.slice(1)))?.querySelector("details")
   ?.toggleAttribute("open", location.hash.startsWith("#schema-"));
-
 const show = (api) => {
   const operations = Object.entries(api.paths).map(([path, item]) => [path, item.get]);
   const groups = api.tags.map(({ name, description, "x-displayName": title }) => {
@@ -142,8 +132,7 @@ const show = (api) => {
     make("h2", {}, "Schemas"), make("ul", {}, ...schemas.map(([name]) => entry(`schema-${name}`, name))));
   byId("main").replaceChildren(...groups, make("section", {}, make("h2", {}, "Schemas"), ...schemas.map(schemaCard)));
   openTarget();
-  addEventListener("hashchange", openTarget);
 };
-fetch("/openapi.json").then((response) => response.json()).then(show).catch((error) => {
-  byId("loading").textContent = `The document can't be shown: ${error}`;
-});
+addEventListener("hashchange", openTarget);
+fetch("/openapi.json").then((response) => response.json()).then(show)
+  .catch((error) => { byId("loading").textContent = `The document can't be shown: ${error}`; });
