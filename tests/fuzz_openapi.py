@@ -35,7 +35,8 @@ def refuses_bad_data(context: Any, response: Any, case: Any) -> bool | None:
     sent = case.query or {}
     if any(name in sent and str(sent[name]) not in good for name, good in LENIENT.items()):
         return None
-    return negative_data_rejection(context, response, case)
+    refused: bool | None = negative_data_rejection(context, response, case)
+    return refused
 
 
 def main(arguments: list[str]) -> int:

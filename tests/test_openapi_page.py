@@ -107,7 +107,8 @@ class Watched:
                 field.fill(value)
         form.get_by_role("button", name="Send").click()
         expect(form.locator(".reply strong")).to_have_text(f"{status} ")
-        return form.locator(".reply").inner_text()
+        shown: str = form.locator(".reply").inner_text()
+        return shown
 
 
 @pytest.fixture

@@ -108,11 +108,11 @@ def _example(endpoint: Endpoint) -> Any:
         body = {"total_points_awaiting_fulfillment": 1250, "bonus_points_awaiting_fulfillment": 300}
         return {"user_id": int(_EXAMPLE_ID), **body}
     if endpoint is REWARDS:
-        none = {"next_page": None, "prev_page": None}
-        return {"paging": {"total": 1, "pages": 1, **none}, "rewards": [reward(0, 0)]}
-    none = {"next_page": "", "prev_page": ""}
+        only = {"total": 1, "pages": 1, "next_page": None, "prev_page": None}
+        return {"paging": only, "rewards": [reward(0, 0)]}
+    whole = {"total": 2, "pages": 1, "next_page": "", "prev_page": ""}
     rows = [History(0, 1, 2, 2).row(serial) for serial in (1, 0)]
-    return {"purchases": rows, "paging": {"total": 2, "pages": 1, **none}}
+    return {"purchases": rows, "paging": whole}
 
 
 def _user(description: str) -> Parameter:

@@ -92,9 +92,9 @@ def error_schemas() -> dict[str, Schema]:
     reason = _text("The reason's identifier; those that are known stand with the endpoint.")
     message = _text("What is wrong, in a sentence.")
     one = _object("One of the reasons.", {"reason": reason, "message": message})
-    errors = {"type": "array", "items": one, "minItems": 1, "description": "All reasons."}
+    errors: Schema = {"type": "array", "items": one, "minItems": 1, "description": "All reasons."}
     code: Schema = {"type": "integer", "description": "The HTTP status."}
-    nested = {"code": code, "message": _text("The status in words."), "errors": errors}
+    nested: dict[str, Schema] = {"code": code, "message": _text("The status in words."), "errors": errors}
     return {
         "PointsError": _object(
             "The error body of the points.",
