@@ -5,6 +5,7 @@ Every gate of the project; `nox` runs those that `.ci/run` runs.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 import tomllib
 from pathlib import Path
@@ -45,7 +46,7 @@ LOCKED_WITH = {"core": [], "tests": ["all"], "typing": ["all"]}
 LOCKED = ("api", "audit", "build", "lint", "nox", "supply", *LOCKED_WITH)
 
 nox.options.sessions = [
-    *("lint", "typing", "tests", "docs", "remote", "httpx2", "lowest", "bench"),
+    *("lint", "typing", "tests", "docs", "remote", "httpx2", "openapi", "lowest", "bench"),
     *("api", "supply", "release-check"),
 ]
 nox.options.default_venv_backend = "venv"
@@ -102,6 +103,17 @@ def httpx2(session: nox.Session) -> None:
     tests = [f"tests/test_{name}.py" for name in names]
     # Without httpx2 none of them is there, and pytest fails.
     session.run("pytest", "-q", "-n", "auto", "-k", "httpx2", *tests, *session.posargs)
+
+
+@nox.session
+def openapi(session: nox.Session) -> None:
+    """Check the OpenAPI document, open the emulator's page in Chromium, and fuzz the emulator by it."""
+    if shutil.which("chromium") is None:
+        session.error("the emulator's page is tested in Chromium, and none is here: apt-get install chromium")
+    _install(session, "tests", "openapi")
+    tests = ("tests/test_openapi.py", "tests/test_openapi_checks.py", "tests/test_openapi_page.py")
+    session.run("pytest", "-q", "-n", "auto", *tests, "tests/test_docs_openapi.py")
+    session.run("python", "tests/fuzz_openapi.py", *session.posargs)
 
 
 @nox.session

@@ -50,6 +50,7 @@ BUILDS = (
 )
 """The environment, the umask and the options of each; without options the wheel is made from the sdist."""
 IMPORTED = "import crowdtwist_async"
+PAGE = "from crowdtwist_async.emulator.openapi.pages import page; assert page('/docs/page.js', 'GET', '')"
 EXPORT = (
     "from crowdtwist_async.cli import main; "
     "raise SystemExit(main(['export', 'purchases', '--emulator', '--members=20', '-o', '-']))"
@@ -73,6 +74,7 @@ EXTRAS = {
     "cli": Extra(*[EXPORT] * 2),
     "dask": Extra(*["from crowdtwist_async.export.dask.cluster import _classes, cluster_at; _classes()"] * 2),
     "gcs": Extra("import gcsfs; " + PARQUET, STORE.format("gs://bucket/OUT.parquet"), "remote"),
+    "otel": Extra(*["from crowdtwist_async._telemetry import Telemetry"] * 2),
     "parquet": Extra(PARQUET, PARQUET),
     "redis": Extra(*["from crowdtwist_async.budgets.redis import RedisBudget"] * 2),
     "remote": Extra(MEMORY, MEMORY, "parquet"),
@@ -183,7 +185,7 @@ def check_extras(folder: Path, wheel: Path) -> None:
     def tried(named: tuple[str, str]) -> tuple[str, Path]:
         name, program = named
         python = environment_with(folder, name, str(wheel) if name == "core" else f"{wheel}[{name}]")
-        run(python, "-I", "-c", f"{IMPORTED}\n{program}")
+        run(python, "-I", "-c", f"{IMPORTED}\n{PAGE}\n{program}")
         return name, python
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -26,8 +26,12 @@ KEY = "canary/K3y+9f%27~Zq"
 PUBLIC_KEY, PRIVATE_KEY = "canary/Pub1ic+7f%2A~Qz", "canary/Pr1v8+3d%27=~Xw"
 """The key pair of all tests that sign."""
 
-collect_ignore = [] if find_spec("dlt") else ["test_docs.py"]
-"""What the recipes run with weighs more than everything else: `nox -s docs` has it."""
+_WANTED = {
+    "dlt": ["test_docs.py"],
+    "schemathesis": ["test_docs_openapi.py", "test_openapi_checks.py", "test_openapi_page.py"],
+}
+collect_ignore = [name for tool, names in _WANTED.items() if not find_spec(tool) for name in names]
+"""What these run with weighs more than everything else: `nox -s docs openapi` has it."""
 
 _TESTS = str(Path(__file__).parent)
 _FORMS = {

@@ -514,6 +514,8 @@ def test_the_emulator_serves_until_it_is_interrupted() -> None:
         header = {"X-CT-Authorization": f"CTApiKey {variables['CROWDTWIST_API_KEY']}"}
         url = variables["CROWDTWIST_POS_URL"]
         got = httpx.get(f"{url}/users/10000000/purchases", headers=header, trust_env=False)
+        [page] = re.findall(r"\S+/docs", said)
+        shown = httpx.get(page, trust_env=False)
         environment = {**os.environ, **variables}
         asked = subprocess.run(
             python_m(*said.splitlines()[-1].split()[1:]), env=environment, capture_output=True, text=True
@@ -522,6 +524,7 @@ def test_the_emulator_serves_until_it_is_interrupted() -> None:
         rest = running.communicate(timeout=30)
 
     assert (200, 0, "") == (got.status_code, asked.returncode, asked.stderr)
+    assert 'value="emulator-key"' in shown.text
     assert got.json()["paging"]["total"] == len(asked.stdout.splitlines())
     assert (0, ("", "")) == (running.returncode, rest)
 
@@ -568,7 +571,7 @@ def test_the_emulator_says_how_to_ask_it(
     assert 0 == main(["emulator"])
     url = "http://127.0.0.1:8777"
     expected = (
-        f"The emulator listens on {url}. To ask it:\n"
+        f"The emulator listens on {url}, and {url}/docs describes it. To ask it:\n"
         f"  export CROWDTWIST_API_URL={url} CROWDTWIST_POS_URL={url} CROWDTWIST_API_KEY=emulator-key\n"
         "  crowdtwist purchases 10000000\n"
     )

@@ -288,3 +288,12 @@ def emulator(
     else:
         return serve_emulator(app, host, port)
     raise ConfigurationError(problem)
+
+
+@app.command
+def openapi() -> int:
+    """Print the OpenAPI 3.1 document of the API, which is this project's own, as JSON."""
+    from crowdtwist_async.emulator.openapi import rendered
+
+    print(rendered(), end="")
+    return 0

@@ -19,7 +19,7 @@ def serve_emulator(emulator: Emulator, host: str, port: int) -> int:
 
     def announce(url: str) -> None:
         print(
-            f"The emulator listens on {url}. To ask it:\n"
+            f"The emulator listens on {url}, and {url}/docs describes it. To ask it:\n"
             f"  export CROWDTWIST_API_URL={url} CROWDTWIST_POS_URL={url}"
             f" CROWDTWIST_API_KEY={emulator.api_key}\n"
             f"  crowdtwist purchases {emulator.first_id}{signed}",

@@ -28,6 +28,8 @@ from crowdtwist_async.emulator.transport import EmulatorTransport
 if TYPE_CHECKING:
     from crowdtwist_async.client import CrowdTwistClient
 
+_OF_ITSELF = ("/openapi.json", "/docs")
+
 
 class Emulator:
     """
@@ -35,7 +37,8 @@ class Emulator:
 
     The same arguments give the same members, purchases, rewards and random faults. Nothing is
     kept per member, so `members` may be a million. The first three are handy for tests: the first
-    has one page of purchases, the second exactly 14 pages, the third none.
+    has one page of purchases, the second exactly 14 pages, the third none. `/docs` is a page that
+    describes the API, from the OpenAPI document at `/openapi.json`; neither counts as a request.
 
     Args:
         members: How many; their CrowdTwist ids run from `first_id` without gaps.
@@ -102,6 +105,9 @@ class Emulator:
         """
         if scope["type"] == "lifespan":
             await _live(receive, send)
+            return
+        if scope["path"].startswith(_OF_ITSELF) and (found := await self._page(scope)):
+            await deliver(found, send)
             return
         call = read_call(scope)
         self.stats.requests += 1
@@ -192,6 +198,17 @@ class Emulator:
         if "http_client" not in options:
             options.setdefault("transport", self.transport())
         return CrowdTwistClient(**options)
+
+    async def _page(self, scope: Scope) -> Answer | None:
+        """What is about the emulator itself: it neither counts nor goes wrong."""
+
+        def read() -> Answer | None:
+            from crowdtwist_async.emulator.openapi.pages import page
+
+            return page(scope["path"], scope["method"], self.api_key)
+
+        # In a thread: files are read, the first time.
+        return await anyio.to_thread.run_sync(read)
 
     def _index(self, user_id: str, id_type: str) -> int:
         index = self._program.members.find(user_id, id_type)
