@@ -31,7 +31,7 @@ CORE = (
 # A minute and a half of kills and of recipes in shells: what other tests call once, again and again.
 SAME_WITH_ANY_VERSION = ("test_docs_sharding", "test_export_remote_breaks", "test_kills")
 
-nox.options.sessions = ["lint", "typing", "tests", "docs", "remote", "lowest", "build", "bench"]
+nox.options.sessions = ["lint", "typing", "tests", "docs", "site", "remote", "lowest", "build", "bench"]
 nox.options.default_venv_backend = "venv"
 
 
@@ -62,6 +62,14 @@ def docs(session: nox.Session) -> None:
     """Run every block of the pages in `docs`, with the tools that they are for."""
     _install(session, "tests", "docs")
     session.run("pytest", "-q", "-n", "auto", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """Build the site into `build/site`, every warning an error; check its links and what it loads."""
+    session.install("-q", *PYPROJECT["dependency-groups"]["site"])
+    folder = session.posargs[0] if session.posargs else "build/site"
+    session.run("python", "-W", "error", "-m", "website", folder, env={"NO_COLOR": "1"})
 
 
 @nox.session
