@@ -45,6 +45,10 @@ def small_repository(tmp_path: Path) -> Path:
     (root / "docs" / "chart.svg").write_text("<svg/>")
     (root / "website" / "zensical.toml").write_text("nav = []\n")
     (root / "website" / "extra.css").write_text("")
+    (root / "benchmarks" / "profiles").mkdir(parents=True)
+    (root / "benchmarks" / "profiles" / "default.txt").write_text(
+        "a page: 457 us\n\n 30 %  decoding\n\n100 % run_forever\n"
+    )
     return root
 
 
@@ -70,7 +74,9 @@ def test_the_pages_are_those_of_the_repository(root: Path, tmp_path: Path) -> No
     assert how_to is not None
     assert ["exporting.md", "signing.md", "zebra.md"] == re.findall(r'"(\S+\.md)"', how_to[1])
     assert "# Client\n\n[how](exporting.md#how)\n\n" == (staged / "index.md").read_text()
-    assert "# Performance\n\nFast.\n\n" == (staged / "performance.md").read_text()
+    fast, where, profile = (staged / "performance.md").read_text().partition("## Where the time goes\n")
+    assert ("# Performance\n\nFast.\n\n", True) == (fast, bool(where))
+    assert profile.endswith("\n```text\na page: 457 us\n\n 30 %  decoding\n```\n")
     assert "# Changelog\n\n## 0.1.0 - 2026-11-21\n" == (staged / "changelog.md").read_text()
     assert (staged / "chart.svg").is_file()
 

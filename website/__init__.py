@@ -1,3 +1,3 @@
 """
-The documentation as a site, from README.md, CHANGELOG.md, docs and the docstrings: `python -m website FOLDER`.
+The documentation as a site, of README.md, CHANGELOG.md, docs and docstrings: `python -m website FOLDER`.
 """

@@ -78,13 +78,10 @@ def stage(folder: Path, root: Path = ROOT) -> Path:
 def sources_of(root: Path) -> dict[str, Source]:
     """All pages but those of the API reference, by their paths on the site."""
     readme = (root / "README.md").read_text()
-    start, performance = (
-        without_sections(readme, "Performance", "Development"),
-        section(readme, "Performance"),
-    )
+    performance = f"# Performance{section(readme, 'Performance')}{profiles(root / 'benchmarks' / 'profiles')}"
     sources = {
-        "index.md": Source("README.md", start),
-        "performance.md": Source("README.md", f"# Performance{performance}"),
+        "index.md": Source("README.md", without_sections(readme, "Performance", "Development")),
+        "performance.md": Source("README.md", performance),
         "changelog.md": Source("CHANGELOG.md", _VERSION.sub(r"## \1", (root / "CHANGELOG.md").read_text())),
     }
     for file in sorted((root / "docs").glob("*.md")):
@@ -137,6 +134,13 @@ def turned(source: Source, sources: dict[str, Source]) -> str:
 
     parts = _FENCE.split(source.text)
     return "".join(part if part.startswith("```") else _LINK.sub(turn, part) for part in parts)
+
+
+def profiles(folder: Path) -> str:
+    """Where the time of a page goes: the sums that stand above the calls in each profile."""
+    sums = ["\n\n".join(file.read_text().split("\n\n")[:2]) for file in sorted(folder.glob("*.txt"))]
+    blocks = "\n\n".join(f"```text\n{text}\n```" for text in sums)
+    return f"## Where the time goes\n\nBy `python -m benchmarks.profiles`, layer by layer.\n\n{blocks}\n"
 
 
 def section(text: str, heading: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Module(NamedTuple):
 MODULES = [
     Module(
         "client",
-        "crowdtwist_async",
+        "Client and models",
         PACKAGE,
         {
             "The client": ["CrowdTwistClient"],
@@ -49,24 +50,33 @@ MODULES = [
         },
         elsewhere=f"{PACKAGE}.errors",
     ),
-    Module("errors", "crowdtwist_async.errors", f"{PACKAGE}.errors", {}),
-    Module("export", "crowdtwist_async.export", f"{PACKAGE}.export", {}),
-    Module("dask", "crowdtwist_async.export.dask", f"{PACKAGE}.export.dask", {"": ["export_on_dask"]}),
-    Module("redis", "crowdtwist_async.budgets.redis", f"{PACKAGE}.budgets.redis", {"": ["RedisBudget"]}),
+    Module("errors", "Error classes", f"{PACKAGE}.errors", {}),
+    Module("export", "Exports", f"{PACKAGE}.export", {}),
+    Module("dask", "Exports on Dask", f"{PACKAGE}.export.dask", {"": ["export_on_dask"]}),
+    Module("redis", "Budget over Redis", f"{PACKAGE}.budgets.redis", {"": ["RedisBudget"]}),
     Module(
         "transports",
-        "crowdtwist_async.transports.aiohttp",
+        "Transport over aiohttp",
         f"{PACKAGE}.transports.aiohttp",
         {"": ["AiohttpTransport"]},
     ),
-    Module("emulator", "crowdtwist_async.emulator", f"{PACKAGE}.emulator", {}),
+    Module("emulator", "Emulator", f"{PACKAGE}.emulator", {}),
     Module(
         "emulator-server",
-        "crowdtwist_async.emulator.server",
+        "Emulator on a socket",
         f"{PACKAGE}.emulator.server",
         {"": ["EmulatorServer", "serve"]},
     ),
 ]
+
+INTERNAL = {
+    "FanOut": ["over", "start_worker"],
+    "Fault": ["fits", "reply", "rewritten", "cut"],
+    "IdSource": ["of"],
+    "MergeReport": ["add"],
+    "Shard": ["beside", "held", "tag"],
+}
+"""Members that other modules of the package need, and nobody else."""
 
 
 def reference_pages() -> Iterator[tuple[str, str, str]]:
@@ -80,12 +90,12 @@ def reference_pages() -> Iterator[tuple[str, str, str]]:
         groups = module.groups or {"": public_names(module.module)}
         if module.module == PACKAGE:
             _check(module, [name for names in groups.values() for name in names])
-        lines = [f"# {module.title}", "", _summary(module.module), ""]
+        lines = [f"# {module.title}", "", f"`{module.module}`", "", _summary(module.module), ""]
         for heading, names in groups.items():
             level = 3 if heading else 2
             lines += [f"## {heading}", ""] if heading else []
             for name in names:
-                lines += [f"::: {module.module}.{name}", "    options:", f"      heading_level: {level}", ""]
+                lines += [f"::: {module.module}.{name}", *_options(name, level), ""]
         yield f"reference/{module.page}.md", module.title, "\n".join(lines)
 
 
@@ -100,6 +110,29 @@ def public_names(module: str) -> list[str]:
             return names
     defined = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     return [node.name for node in tree.body if isinstance(node, defined) and not node.name.startswith("_")]
+
+
+def _options(name: str, level: int) -> list[str]:
+    """How mkdocstrings shows one name; a class that users do not make themselves has no signature."""
+    hidden = "|".join(INTERNAL.get(name, ()))
+    return [
+        "    options:",
+        f"      heading_level: {level}",
+        f"      merge_init_into_class: {str('Args:' in _docstring(name)).lower()}",
+        *(["      filters:", "        - '!^_'", f"        - '!^({hidden})$'"] if hidden else []),
+    ]
+
+
+@cache
+def _class_docstrings() -> dict[str, str]:
+    files = ROOT.joinpath(PACKAGE).rglob("*.py")
+    nodes = (node for file in files for node in ast.parse(file.read_text()).body)
+    return {node.name: ast.get_docstring(node) or "" for node in nodes if isinstance(node, ast.ClassDef)}
+
+
+def _docstring(name: str) -> str:
+    """That of a class, wherever it is defined."""
+    return _class_docstrings().get(name, "")
 
 
 def _check(module: Module, shown: list[str]) -> None:
