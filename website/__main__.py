@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from website.check import problems_of
-from website.pages import stage
+from website.pages import ROOT, stage
 
 
 def main(folder: str) -> int:
@@ -19,7 +19,7 @@ def main(folder: str) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         configuration = stage(Path(scratch).resolve())
         command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", str(configuration)]
-        built = subprocess.run(command, check=False).returncode
+        built = subprocess.run(command, check=False, cwd=ROOT).returncode
         if built:
             return built
         shutil.rmtree(folder, ignore_errors=True)

@@ -77,6 +77,8 @@ INTERNAL = {
     "Shard": ["beside", "held", "tag"],
 }
 """Members that other modules of the package need, and nobody else."""
+PLAIN = {"Emulator", "ExportReport", "IdType", "MergeReport", "Outcome", "Plan", "Reply"}
+"""Classes with members that their names alone describe."""
 
 
 def reference_pages() -> Iterator[tuple[str, str, str]]:
@@ -119,6 +121,7 @@ def _options(name: str, level: int) -> list[str]:
         "    options:",
         f"      heading_level: {level}",
         f"      merge_init_into_class: {str('Args:' in _docstring(name)).lower()}",
+        f"      show_if_no_docstring: {str(name in PLAIN).lower()}",
         *(["      filters:", "        - '!^_'", f"        - '!^({hidden})$'"] if hidden else []),
     ]
 
