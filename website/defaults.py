@@ -9,7 +9,7 @@ from typing import Any
 import griffe
 
 
-class FieldDefaults(griffe.Extension):
+class FieldDefaults(griffe.Extension):  # type: ignore[misc]  # griffe is only where the site is built
     """Shows `max_attempts: int = 4` for `max_attempts: int = field(default=4, validator=...)`."""
 
     def on_attribute(self, *, attr: griffe.Attribute, **_: Any) -> None:
