@@ -98,7 +98,7 @@ def test_the_section_of_an_error_is_complete(kind: type) -> None:
     """It says when the error comes, what to do, and names each attribute that is the class's own."""
     section = sections()[kind.__name__]
 
-    assert ["When", "What to do"] == re.findall(r"^\* ([\w ]+): \S", section, re.MULTILINE)
+    assert ["When", "What to do"] == re.findall(r"^\* \*\*([\w ]+)\*\*: \S", section, re.MULTILINE)
     for name in inspect.get_annotations(kind):
         assert f"`{name}`" in section or (name == "retryable" and "ried again" in section)
 
