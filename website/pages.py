@@ -63,7 +63,7 @@ def stage(folder: Path, root: Path = ROOT) -> Path:
     for page, _, text in reference:
         _write(pages / page, text)
     shutil.copy(root / "website" / "extra.css", pages)
-    nav = {
+    nav: dict[str, str | list[dict[str, str]]] = {
         "Quickstart": "index.md",
         "How to": [{title_of(sources[page].text): page} for page in how_tos(sources)],
         "Background": [{title_of(sources[page].text): page} for page in background()],
