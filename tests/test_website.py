@@ -150,14 +150,14 @@ def test_the_reference_has_every_public_name() -> None:
     assert names <= {*re.findall(r"^::: crowdtwist_async\S*\.(\w+)$", written, re.MULTILINE)}
 
 
-def test_a_public_name_without_a_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So is one that is not public any more."""
-    [first, *others] = reference.MODULES
-    groups = {**first.groups, "The client": ["Client"]}
-    monkeypatch.setattr(reference, "MODULES", [first._replace(groups=groups), *others])
+def test_names_without_a_heading_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is left out, and one that is not public any more is."""
+    monkeypatch.setattr(reference, "public_names", lambda module: ["A", "B", "C"] if module == "m" else ["C"])
+    module = reference.Module("page", "Title", "m", {"First": ["B", "Gone"]}, elsewhere="errors")
 
-    with pytest.raises(LookupError, match=r"\['Client', 'CrowdTwistClient'\]"):
-        [*reference.reference_pages()]
+    assert {"First": ["B"], "Others": ["A"]} == reference.grouped(module)
+    assert {"": ["A", "B"]} == reference.grouped(module._replace(groups={}))
+    assert {"": ["B", "A"]} == reference.grouped(module._replace(groups={"": ["B"]}))
 
 
 @pytest.mark.parametrize(
