@@ -46,7 +46,7 @@ LOCKED_WITH = {"core": [], "tests": ["all"], "typing": ["all"]}
 LOCKED = ("api", "audit", "build", "lint", "nox", "supply", *LOCKED_WITH)
 
 nox.options.sessions = [
-    *("lint", "typing", "tests", "docs", "remote", "httpx2", "openapi", "lowest", "bench"),
+    *("lint", "typing", "tests", "docs", "site", "remote", "httpx2", "openapi", "lowest", "bench"),
     *("api", "supply", "release-check"),
 ]
 nox.options.default_venv_backend = "venv"
@@ -85,6 +85,14 @@ def docs(session: nox.Session) -> None:
     """Run every block of the pages in `docs`, with the tools that they are for."""
     _install(session, "tests", "docs")
     session.run("pytest", "-q", "-n", "auto", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """Build the site into `build/site`, every warning an error; check its links and what it loads."""
+    session.install("-q", *PYPROJECT["dependency-groups"]["site"])
+    folder = session.posargs[0] if session.posargs else "build/site"
+    session.run("python", "-W", "error", "-m", "website", folder, env={"NO_COLOR": "1"})
 
 
 @nox.session

@@ -24,7 +24,20 @@ from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.export import Plan
 from crowdtwist_async.export.rows import columns
 
-ELSEWHERE = {"capacity", "dask", "object-stores", "openapi", "sharding", "signing", "telemetry", "testing"}
+ELSEWHERE = {
+    "api-rulings",
+    "capacity",
+    "dask",
+    "deployment",
+    "design",
+    "errors",
+    "object-stores",
+    "openapi",
+    "sharding",
+    "signing",
+    "telemetry",
+    "testing",
+}
 """Pages that need none of these tools: other modules run them."""
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in ELSEWHERE]
 EXPORTING = ROOT / "docs" / "exporting.md"

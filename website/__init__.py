@@ -1,0 +1,3 @@
+"""
+The documentation as a site, of README.md, CHANGELOG.md, docs and docstrings: `python -m website FOLDER`.
+"""
