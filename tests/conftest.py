@@ -8,9 +8,11 @@ import io
 import logging
 import pickle
 import socket
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -119,13 +121,23 @@ def _check_error(error: CrowdTwistError) -> None:
     )
 
 
+@contextmanager
+def _integers_of_any_length() -> Iterator[None]:
+    """Let any integer be written: an argument that was refused may be one that Python would not."""
+    most = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    yield
+    sys.set_int_max_str_digits(most)
+
+
 def captured_locals(error: BaseException | None) -> str:
     """What a crash reporter prints of an error and its causes, the tests' own frames left out."""
     lines: list[str] = []
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        report = traceback.TracebackException.from_exception(error, capture_locals=True)
+        with _integers_of_any_length():
+            report = traceback.TracebackException.from_exception(error, capture_locals=True)
         lines.append(str(error))
         ours = [frame for frame in report.stack if not frame.filename.startswith(_TESTS)]
         lines += [f"{frame.filename}:{frame.lineno} {frame.locals}" for frame in ours]

@@ -18,6 +18,7 @@ from conftest import KEY, leaks
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from crowdtwist_async import _secrets
 from crowdtwist_async._protocol import page_in_link
 from crowdtwist_async._secrets import LogRedaction, Redactor, Secret, blank_keys_in_links
 
@@ -315,3 +316,19 @@ def test_deep_details_are_cut() -> None:
     masked = Redactor(Secret("canary")).deep({"kept": 1, "nested": nested})
     assert 1 == masked["kept"]
     assert len(repr(masked)) < 100
+
+
+def test_what_is_looked_for_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error with thousands of texts would block the event loop for most of a second."""
+    worked_out: list[str] = []
+    forms = _secrets._forms
+
+    def counting(text: str) -> list[str]:
+        worked_out.append(text)
+        return forms(text)
+
+    monkeypatch.setattr(_secrets, "_forms", counting)
+    masked = Redactor(Secret("canary"), ("11138266",)).deep(["a canary", "of 11138266"] * 1_000)
+
+    assert ["a ***", "of ***"] * 1_000 == masked
+    assert ["canary", "11138266"] == worked_out
