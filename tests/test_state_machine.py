@@ -4,19 +4,21 @@ Walks and exports over an emulator that goes wrong, as state machines: their row
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from exporting import ExportMachine
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from walking import WalkMachine
 
-MODEST = settings(
-    max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-)
+
+def modest(runs: int) -> settings:
+    """Some seconds of it."""
+    return settings(
+        max_examples=runs, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    )
 
 
-@pytest.mark.parametrize("machine", [WalkMachine], ids=["walk"])
-def test_rows_are_those_of_the_model(machine: type[RuleBasedStateMachine]) -> None:
+@pytest.mark.parametrize(("machine", "runs"), [(WalkMachine, 30), (ExportMachine, 8)], ids=["walk", "export"])
+def test_rows_are_those_of_the_model(machine: type[RuleBasedStateMachine], runs: int) -> None:
     """No row is lost or doubled, and nothing is left behind, whatever is done in which order."""
-    run_state_machine_as_test(machine, settings=MODEST)
+    run_state_machine_as_test(machine, settings=modest(runs))

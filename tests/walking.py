@@ -5,6 +5,7 @@ A walk over an emulator that goes wrong, as a state machine: whatever happens, i
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from jumping import JumpingLoop
 
-from crowdtwist_async import CrowdTwistClient, CrowdTwistError, Page, RetryPolicy
+from crowdtwist_async import CrowdTwistClient, CrowdTwistError, Page, RateBudget, RetryPolicy
 from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.errors import ClientClosedError, PaginationDriftError
 
@@ -33,6 +34,7 @@ _FAULTS: dict[str, Callable[[], Fault]] = {
     "delay beyond the timeout": lambda: Fault.delay(11),
     "stall": lambda: Fault.stall(25),
 }
+_LONGEST_PAUSE = 200.0
 _MEMBERS = 3
 """With one page of purchases, with 14, and with none."""
 
@@ -56,7 +58,8 @@ class WalkMachine(RuleBasedStateMachine):
         self.faulty = False
 
     def _opened(self) -> CrowdTwistClient:
-        client = self.emulator.client(retry=_RETRY, max_in_flight=SLOTS)
+        budget = RateBudget(math.inf, clock=self.loop.time)
+        client = self.emulator.client(retry=_RETRY, max_in_flight=SLOTS, budget=budget)
         self.loop.run(client.__aenter__())
         return client
 
@@ -162,7 +165,7 @@ class WalkMachine(RuleBasedStateMachine):
     @rule(added=st.sampled_from([-2, -1, 1, 3]))
     def drift(self, added: int) -> None:
         """Let rows come or go at the front: the walk tells, unless it has fetched all that there were."""
-        rewards, user = self.begun[:2]
+        user = self.begun[1]
         self._calm()
         self.emulator.script(Fault.drift(added, user=user))
         told = False
@@ -206,7 +209,9 @@ class WalkMachine(RuleBasedStateMachine):
         self.loop.end()
 
     def _calm(self) -> None:
+        """Nothing goes wrong any more, and the pauses that were asked for are over."""
         self.emulator._faults._script.clear()
+        self.loop.run(asyncio.sleep(_LONGEST_PAUSE))
         self.faulty = False
 
     def _run(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -214,11 +219,14 @@ class WalkMachine(RuleBasedStateMachine):
 
     async def _taking(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do something that a fault may end; the walk can be asked again."""
+        failure = None
         try:
             await work()
         except CrowdTwistError as error:
-            assert self.faulty, repr(error)
-            assert self.walk.cursor == error.cursor
+            failure = error
+        if failure is not None:
+            assert self.faulty, repr(failure)
+            assert self.walk.cursor == failure.cursor
 
     async def _take(self, count: int) -> None:
         if self.rows is None:

@@ -126,34 +126,42 @@ def _structured(dice: Random, begin: bytes) -> bytes:
 
 def _changed(tree: Any, dice: Random, raw: list[str]) -> Any:
     """Change one place of a tree."""
-    if isinstance(tree, dict) and tree and dice.random() < 0.9:
-        name = dice.choice(list(tree))
-        match dice.randrange(8):
-            case 0:
-                del tree[name]
-            case 1:
-                tree[dice.choice(_NAMES)] = _value(dice, raw)
-            case 2:
-                tree[dice.choice(_NAMES)] = tree.pop(name)
-            case _:
-                tree[name] = _changed(tree[name], dice, raw)
-        return tree
-    if isinstance(tree, list) and tree and dice.random() < 0.9:
-        at = dice.randrange(len(tree))
-        match dice.randrange(5):
-            case 0:
-                return tree * 2
-            case 1:
-                return {str(number): entry for number, entry in enumerate(tree)}
-            case _:
-                tree[at] = _changed(tree[at], dice, raw)
-        return tree
+    if dice.random() < 0.9:
+        if isinstance(tree, dict) and tree:
+            return _changed_object(tree, dice, raw)
+        if isinstance(tree, list) and tree:
+            return _changed_array(tree, dice, raw)
     match dice.randrange(4):
         case 0:
             return [tree]
         case 1:
             return {dice.choice(_NAMES): tree}
     return _value(dice, raw)
+
+
+def _changed_object(tree: dict[str, Any], dice: Random, raw: list[str]) -> Any:
+    name = dice.choice(list(tree))
+    match dice.randrange(8):
+        case 0:
+            del tree[name]
+        case 1:
+            tree[dice.choice(_NAMES)] = _value(dice, raw)
+        case 2:
+            tree[dice.choice(_NAMES)] = tree.pop(name)
+        case _:
+            tree[name] = _changed(tree[name], dice, raw)
+    return tree
+
+
+def _changed_array(tree: list[Any], dice: Random, raw: list[str]) -> Any:
+    match dice.randrange(5):
+        case 0:
+            return tree * 2
+        case 1:
+            return {str(number): entry for number, entry in enumerate(tree)}
+    at = dice.randrange(len(tree))
+    tree[at] = _changed(tree[at], dice, raw)
+    return tree
 
 
 def _value(dice: Random, raw: list[str]) -> Any:
@@ -172,10 +180,16 @@ def _doubled(text: str, dice: Random) -> str:
 
 def _envelope(dice: Random, _: bytes) -> bytes:
     """An error in any of the shapes, or between them."""
-    error: dict[str, Any] = {name: dice.choice(VALUES) for name in dice.sample(_NAMES[:7], dice.randint(0, 5))}
+    error: dict[str, Any] = {
+        name: dice.choice(VALUES) for name in dice.sample(_NAMES[:7], dice.randint(0, 5))
+    }
     if dice.random() < 0.5:
-        error["errors"] = [dice.choice((error.copy(), dice.choice(VALUES))) for _ in range(dice.randint(0, 60))]
-    shape = dice.choice((error, {"error": error}, [error], {"error": [error]}, {"errors": [error], "error": "x"}))
+        error["errors"] = [
+            dice.choice((error.copy(), dice.choice(VALUES))) for _ in range(dice.randint(0, 60))
+        ]
+    shape = dice.choice(
+        (error, {"error": error}, [error], {"error": [error]}, {"errors": [error], "error": "x"})
+    )
     return json.dumps(shape).encode()
 
 
@@ -210,12 +224,21 @@ def _text(dice: Random, _: bytes) -> bytes:
             return b" \t\r\n" * dice.randint(0, 5)
         case 4:
             return f"<html>{dice.choice(VALUES)}{KEY}&amp;api_key={KEY}\n{quote(KEY)}</html>".encode()
-    return f"{dice.choice(VALUES)} {'x' * dice.randint(0, 6_000)}{KEY} api_key={KEY}".encode("utf-8", "replace")
+    return f"{dice.choice(VALUES)} {'x' * dice.randint(0, 6_000)}{KEY} api_key={KEY}".encode(
+        "utf-8", "replace"
+    )
 
 
 def _large(dice: Random, _: bytes) -> bytes:
     """Depth, width and length."""
-    endings = {"[": "]", '{"a":': "}", '{"error":': "}", '{"paging":': "}", '{"errors":[': "]}", '[{"": ': "}]"}
+    endings = {
+        "[": "]",
+        '{"a":': "}",
+        '{"error":': "}",
+        '{"paging":': "}",
+        '{"errors":[': "]}",
+        '[{"": ': "}]",
+    }
     begin = dice.choice(list(endings))
     depth = dice.choice((100, 400, 900, 1_100, _DEEP))
     nested = begin * depth + "1" + endings[begin] * depth
@@ -231,11 +254,22 @@ def _large(dice: Random, _: bytes) -> bytes:
         case 4:
             return b'{"error":{"errors":[' + b'{"message":"a"},' * 4_000 + b"{}]}}"
         case 5:
-            return b'{"error":"' + dice.choice((b"a", b"api_key=", b"CTApiKey x ", b"%2F", KEY.encode())) * 6_500 + b'"}'
+            return (
+                b'{"error":"'
+                + dice.choice((b"a", b"api_key=", b"CTApiKey x ", b"%2F", KEY.encode())) * 6_500
+                + b'"}'
+            )
         case 6:
             return b'{"purchases":[' + b"{}," * 20_000 + b"{}]}"
     return b"[" + b"0," * 30_000 + b"0]"
 
 
-_MAKERS: tuple[Callable[[Random, bytes], bytes], ...] = (_mutated, _structured, _envelope, _encoded, _text, _large)
+_MAKERS: tuple[Callable[[Random, bytes], bytes], ...] = (
+    _mutated,
+    _structured,
+    _envelope,
+    _encoded,
+    _text,
+    _large,
+)
 _WEIGHTS = (30, 45, 10, 7, 8, 100 / _RARE)

@@ -158,7 +158,9 @@ def _check_options(dice: Random) -> None:
             policy = RetryPolicy(*dice.choices((*numbers, 4, 0.2), k=dice.randint(1, 4)))
             assert policy.max_attempts >= 1
         case 2:
-            seconds = read_retry_after(dice.choice((None, arguments.text(dice), arguments.text(dice) + " GMT")))
+            seconds = read_retry_after(
+                dice.choice((None, arguments.text(dice), arguments.text(dice) + " GMT"))
+            )
             assert seconds is None or 0 <= seconds < math.inf
         case 3:
             client = CrowdTwistClient(api_key=KEY, transport=_Nowhere())
@@ -222,7 +224,9 @@ def _check_request(settings: Settings, call: Call[Any], user: str) -> None:
     assert len(set(names)) == len(names)
     endpoint, in_path = route(request.path.removeprefix(base.path))
     assert endpoint == call.endpoint.name
-    found = in_path if in_path is not None else next(value for name, value in query if name in _USER_PARAMETERS)
+    found = (
+        in_path if in_path is not None else next(value for name, value in query if name in _USER_PARAMETERS)
+    )
     assert found == user
     assert all(unquote(step) not in (".", "..") for step in request.path.split("/"))
     key = settings.key.reveal()

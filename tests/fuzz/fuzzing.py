@@ -95,7 +95,7 @@ def _tallied(what: str, count: int, one: object) -> Tally:
         started = time.thread_time()
         try:
             outcomes[one(number)] += 1
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - any is what is looked for
             wrong.append(f"{what}, number {number}: {''.join(traceback.format_exception(error)[-3:])}")
             outcomes[f"WRONG {type(error).__name__}"] += 1
             if len(wrong) == _MOST_WRONG:
@@ -116,7 +116,12 @@ def main() -> int:
     flags = parser.parse_args()
     if flags.guided:
         # A process of its own: it follows only what it has loaded itself, and ends where it likes.
-        guided = [sys.executable, str(Path(__file__).with_name("guided.py")), str(flags.bodies), str(flags.seed)]
+        guided = [
+            sys.executable,
+            str(Path(__file__).with_name("guided.py")),
+            str(flags.bodies),
+            str(flags.seed),
+        ]
         return subprocess.run(guided, check=False).returncode
     tallies = [fuzz_bodies(flags.bodies, flags.seed), fuzz_arguments(flags.ids, flags.seed)]
     for tally in tallies:

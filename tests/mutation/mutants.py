@@ -152,7 +152,7 @@ def _constants(value: Any, *, quiet: bool) -> Iterator[ast.AST]:
         yield ast.Constant("XX" + value if isinstance(value, str) else b"XX" + value)
 
 
-def _changed_statements(node: ast.stmt) -> Iterator[ast.AST]:
+def _changed_statements(node: ast.stmt) -> Iterator[ast.AST]:  # noqa: C901 - a table of cases
     match node:
         case ast.If(test, body, orelse) if _is_plain(test):
             yield ast.If(ast.UnaryOp(ast.Not(), test), body, orelse)

@@ -34,12 +34,39 @@ ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 TARGET = 0.9
 """The share of a module's mutants that tests must notice."""
-_PRELOADED = (
-    "aiohttp anyio anyio._backends._asyncio anyio._backends._trio attrs blockbuster cattrs httpx hypothesis"
-    " hypothesis.stateful msgspec pyarrow.parquet pytest pytest_asyncio respx sqlite3 trio trustme"
-).split()
+_PRELOADED = [
+    "aiohttp",
+    "anyio",
+    "anyio._backends._asyncio",
+    "anyio._backends._trio",
+    "attrs",
+    "blockbuster",
+    "cattrs",
+    "httpx",
+    "hypothesis",
+    "hypothesis.stateful",
+    "msgspec",
+    "pyarrow.parquet",
+    "pytest",
+    "pytest_asyncio",
+    "respx",
+    "sqlite3",
+    "trio",
+    "trustme",
+]
 _LOADED = "ignore::pytest.PytestAssertRewriteWarning"
-_OPTIONS = ["-x", "-q", "--no-header", "--tb=line", "-p", "no:randomly", "-p", "no:cacheprovider", "-W", _LOADED]
+_OPTIONS = [
+    "-x",
+    "-q",
+    "--no-header",
+    "--tb=line",
+    "-p",
+    "no:randomly",
+    "-p",
+    "no:cacheprovider",
+    "-W",
+    _LOADED,
+]
 
 
 class Group(NamedTuple):
@@ -102,7 +129,9 @@ class Tally(NamedTuple):
         return self.killed / self.mutants if self.mutants else 1.0
 
 
-def try_mutant(name: str, path: Path, mutant: Mutant | None, tests: list[str], limit: float, *, loud: bool) -> bool:
+def try_mutant(
+    name: str, path: Path, mutant: Mutant | None, tests: list[str], limit: float, *, loud: bool
+) -> bool:
     """Run the tests in a fork; return whether one of them fails, or they do not end in time."""
     folder = tempfile.mkdtemp(prefix="crowdtwist-mutant-")
     child = os.fork()
@@ -136,7 +165,7 @@ def _run_tests(name: str, path: Path, mutant: Mutant | None, arguments: list[str
         import pytest
 
         code = int(pytest.main([*_OPTIONS, "--hypothesis-profile=mutation", *arguments]))
-    except BaseException:  # of the tests' loading: it must not go on in the fork as if it were the parent
+    except BaseException:  # noqa: BLE001 - the fork must not go on as if it were the parent
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -167,7 +196,9 @@ def judge(module: str, tests: tuple[str, ...], only: set[int]) -> Tally:
 
 def main() -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python tests/mutation/mutate.py", description="Which changes no test notices.")
+    parser = argparse.ArgumentParser(
+        prog="python tests/mutation/mutate.py", description="Which changes no test notices."
+    )
     parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; by default all")
     parser.add_argument("--module", help="one module of the groups, such as _walk")
     parser.add_argument("--only", default="", help="numbers of mutants, with what the tests say")
