@@ -172,7 +172,7 @@ def fuzz(session: nox.Session) -> None:
     session.run("python", "tests/fuzz/fuzzing.py", *session.posargs)
     if not session.posargs:
         session.run("python", "tests/fuzz/fuzzing.py", "--guided")
-        session.run("python", "tests/fuzz/fuzzing.py", "--bodies", "0", "--ids", "0", "--runs", "2000")
+        session.run("python", "tests/fuzz/fuzzing.py", "--runs", "2000", "--steps", "50")
 
 
 @nox.session

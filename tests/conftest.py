@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from blockbuster import blockbuster_ctx
+from blockbuster import BlockBusterFunction, BlockingError, blockbuster_ctx
 
 from crowdtwist_async import CrowdTwistClient, CrowdTwistError
 
@@ -28,6 +28,9 @@ KEY = "canary/K3y+9f%27~Zq"
 
 collect_ignore = [] if find_spec("dlt") else ["test_docs.py"]
 """What the recipes run with weighs more than everything else: `nox -s docs` has it."""
+
+_BLOCKING = ("os.fsync", "os.ftruncate", "os.open", "fcntl.flock")
+"""What blockbuster does not know, and exports do."""
 
 _TESTS = str(Path(__file__).parent)
 _FORMS = {KEY, quote(KEY, safe=""), quote(KEY), quote_plus(KEY), KEY.replace("/", "\\/")}
@@ -59,13 +62,26 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_blocking_calls() -> Iterator[None]:
-    """Fail a test in which the package blocks the event loop."""
+def blocking_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BlockingError]]:
+    """
+    Fail a test in which the package blocks asyncio's event loop, also where the package catches that error.
+
+    What may block, by blockbuster's own table: what Python does to import a module, to find the lines of a
+    traceback and to start a thread, asyncio's own sockets, pytest and coverage; by ours, a lock that coverage
+    takes while it follows our code. Trio's loop is not watched, nor what only takes long.
+    """
+    calls: list[BlockingError] = []
+    _record_instances(monkeypatch, BlockingError, calls)
     with blockbuster_ctx("crowdtwist_async") as blocking:
-        # coverage takes a lock of its own while it follows our code.
         for name in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
             blocking.functions[name].can_block_in("coverage/collector.py", "lock_data")
-        yield
+        added = [BlockBusterFunction(None, name, scanned_modules="crowdtwist_async") for name in _BLOCKING]
+        for function in added:
+            function.activate()
+        yield calls
+        for function in added:
+            function.deactivate()
+    assert [] == [str(call) for call in calls], "the event loop is blocked"
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ Fuzzing: replies and arguments that nobody should send, by the million.
     python tests/fuzz/fuzzing.py                                          1,000,000 bodies and 100,000 arguments
     python tests/fuzz/fuzzing.py --bodies 10000 --ids 2000 --seed 7       fewer, and others
     python tests/fuzz/fuzzing.py --guided --bodies 1000000                bytes that atheris finds, guided by coverage
+    python tests/fuzz/fuzzing.py --runs 2000 --steps 50                   walks and exports as state machines
 
 The seeded generator makes hundreds of thousands of bodies a minute, where Hypothesis makes some thousands;
 Hypothesis has the properties in the tests. What goes wrong is kept in `cases`, which `test_fuzz.py` replays.
@@ -106,6 +107,32 @@ def _tallied(what: str, count: int, one: object) -> Tally:
     return Tally(what, outcomes, wrong, slowest, slowest_number, time.perf_counter() - begun)
 
 
+def run_machines(runs: int, steps: int, seed: int) -> int:
+    """Run the state machines of walks and exports with the profile `nightly`; a violation raises."""
+    from exporting import ExportMachine
+    from hypothesis import HealthCheck, settings
+    from hypothesis import seed as seeded
+    from hypothesis.stateful import run_state_machine_as_test
+    from walking import WalkMachine
+
+    settings.register_profile(
+        "nightly",
+        max_examples=runs,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    for machine in (WalkMachine, ExportMachine):
+        begun = time.perf_counter()
+        run_state_machine_as_test(seeded(seed)(machine), settings=settings.get_profile("nightly"))
+        seconds = time.perf_counter() - begun
+        print(
+            f"{machine.__name__}: {runs:,} runs of at most {steps} steps in {seconds:.0f} seconds, none wrong"
+        )
+    return 0
+
+
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description="Replies and arguments by the million.")
@@ -113,7 +140,11 @@ def main() -> int:
     parser.add_argument("--ids", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--guided", action="store_true", help="bodies by coverage (atheris) instead")
+    parser.add_argument("--runs", type=int, help="of each state machine, instead of bodies and arguments")
+    parser.add_argument("--steps", type=int, default=50, help="of a run, at most")
     flags = parser.parse_args()
+    if flags.runs:
+        return run_machines(flags.runs, flags.steps, flags.seed)
     if flags.guided:
         # A process of its own: it follows only what it has loaded itself, and ends where it likes.
         guided = [

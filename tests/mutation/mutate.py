@@ -76,9 +76,7 @@ class Group(NamedTuple):
 
 
 GROUPS = {
-    "walk": Group(
-        {"_walk": ("walk", "page_walk", "pager"), "_page_walk": ("page_walk", "pager", "prefetch")}
-    ),
+    "walk": Group({"_walk": ("walk", "page_walk", "pager"), "_page_walk": ("page_walk", "pager", "fanout")}),
     "retry": Group({"_retry": ("retry", "send"), "_quota": ("quota", "send")}),
     "ledger": Group({"export.ledger": ("export_ledger", "export_storage", "export_target", "export_run")}),
     "redaction": Group({"_secrets": ("secrets", "replies", "client")}),
