@@ -5,8 +5,7 @@ One output with its ledger and its file of failed members: opened, checked, comp
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,25 +148,20 @@ class Target:
             StorageError: It can't be written.
         """
         failed = self.ledger.totals().failed
-        # Closed at once: where a full disk stops them, they would outlive the ledger that they come from.
-        with closing(failures_of(self.ledger, id_type)) as lines:
-            return self._write_errors(lines if failed else None)
-
-    def _write_errors(self, lines: Iterator[bytes] | None) -> str | None:
         if self._remote_errors is not None:
-            return self._remote_errors.write(lines)
+            return self._remote_errors.write(failures_of(self.ledger, id_type) if failed else None)
         path = self._errors_path
         if path is None:
             return None
         with storing(path):
-            if lines is None:
+            if not failed:
                 remove_file(path)
                 return None
-            replace_file(path, lines)
+            replace_file(path, failures_of(self.ledger, id_type))
         return str(path)
 
 
-def failures_of(ledger: Ledger, id_type: str) -> Generator[bytes, None, None]:
+def failures_of(ledger: Ledger, id_type: str) -> Iterator[bytes]:
     """The lines of a file of failed members."""
     for user_id, error, message in ledger.failures():
         line = {"requested_id": user_id, "requested_id_type": id_type, "error": error, "message": message}
