@@ -565,3 +565,20 @@ async def test_a_warning_names_the_frame_that_asked() -> None:
     with pytest.warns(PaginationDriftWarning) as caught:
         await asking["ask"]()
     assert [("program.py", 3)] == [(warning.filename, warning.lineno) for warning in caught]
+
+
+@pytest.mark.parametrize(
+    "library", ["anyio", "asyncio.runners", "contextlib", "outcome", "trio._core", "uvloop"]
+)
+async def test_a_warning_names_no_frame_of_what_runs_the_loop(library: str) -> None:
+    """Their frames stand between a walk and the program, in a fan-out for one."""
+    script = Script({1: page(1, 0, 1, 2, total=6, pages=2), 2: page(2, 3, 4, 5, total=7, pages=2)})
+    names: dict[str, Any] = {"__name__": library, "walk": script.walk()}
+    source = "async def step():\n    await walk.next_page()\n    await walk.next_page()\n"
+    exec(compile(source, "library.py", "exec"), names)
+    program: dict[str, Any] = {"__name__": "program", "step": names["step"]}
+    exec(compile("async def ask():\n    await step()\n", "program.py", "exec"), program)
+
+    with pytest.warns(PaginationDriftWarning) as caught:
+        await program["ask"]()
+    assert ["program.py"] == [warning.filename for warning in caught]
