@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type, misc]  # one class of some
+class _JumpingSelector(selectors.DefaultSelector):
     """Never waits for time, and only without a timer for a thread."""
 
     jumped = 0.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from conftest import KEY
 
-_ID_TYPES = (
+_ID_TYPES: tuple[Any, ...] = (
     "id", "email", "third_party_id", "mobile_phone_number", "facebook_id", "twitter_id", "instagram_id", "ID",
     "", None, 1, [], {}, b"id", "id\n", "id&page=2",
 )  # fmt: skip
