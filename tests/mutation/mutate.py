@@ -69,26 +69,19 @@ _OPTIONS = [
 ]
 
 
-class Group(NamedTuple):
-    """Modules, each with the tests that should notice a change in it, the fastest first."""
-
-    modules: dict[str, tuple[str, ...]]
-
-
-GROUPS = {
-    "walk": Group({"_walk": ("walk", "page_walk", "pager"), "_page_walk": ("page_walk", "pager", "fanout")}),
-    "retry": Group({"_retry": ("retry", "send"), "_quota": ("quota", "send")}),
-    "ledger": Group({"export.ledger": ("export_ledger", "export_storage", "export_target", "export_run")}),
-    "redaction": Group({"_secrets": ("secrets", "replies", "client")}),
-    "protocol": Group(
-        {
-            "_protocol": ("protocol", "replies", "arguments", "page_walk"),
-            "_replies": ("replies",),
-            "_arguments": ("arguments", "protocol", "client"),
-        }
-    ),
-    "budget": Group({"_budget": ("budget", "permits"), "_permits": ("permits", "send")}),
+GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "walk": {"_walk": ("walk", "page_walk", "pager"), "_page_walk": ("page_walk", "pager", "fanout")},
+    "retry": {"_retry": ("retry", "send"), "_quota": ("quota", "send")},
+    "ledger": {"export.ledger": ("export_ledger", "export_storage", "export_target", "export_run")},
+    "redaction": {"_secrets": ("secrets", "replies", "client")},
+    "protocol": {
+        "_protocol": ("protocol", "replies", "arguments", "page_walk"),
+        "_replies": ("replies",),
+        "_arguments": ("arguments", "protocol", "client"),
+    },
+    "budget": {"_budget": ("budget", "permits"), "_permits": ("permits", "send")},
 }
+"""Modules, each with the tests that should notice a change in it, the fastest first."""
 
 
 class Finder(MetaPathFinder, Loader):
@@ -206,7 +199,7 @@ def main() -> int:
     only = {int(number) for number in flags.only.split(",") if number}
     tallies = []
     for name in flags.groups or GROUPS:
-        for module, tests in GROUPS[name].modules.items():
+        for module, tests in GROUPS[name].items():
             if flags.module in (None, module):
                 tally = judge(module, tests, only)
                 tallies.append(tally)
