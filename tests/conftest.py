@@ -68,13 +68,15 @@ def blocking_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BlockingErr
 
     What may block, by blockbuster's own table: what Python does to import a module, to find the lines of a
     traceback and to start a thread, asyncio's own sockets, pytest and coverage; by ours, a lock that coverage
-    takes while it follows our code. Trio's loop is not watched, nor what only takes long.
+    takes while it follows our code, and the log handlers, which are the program's (pytest's write to a file).
+    Trio's loop is not watched, nor what only takes long.
     """
     calls: list[BlockingError] = []
     _record_instances(monkeypatch, BlockingError, calls)
     with blockbuster_ctx("crowdtwist_async") as blocking:
         for name in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
             blocking.functions[name].can_block_in("coverage/collector.py", "lock_data")
+        blocking.functions["io.TextIOWrapper.write"].can_block_in("logging/__init__.py", "emit")
         added = [BlockBusterFunction(None, name, scanned_modules="crowdtwist_async") for name in _BLOCKING]
         for function in added:
             function.activate()
