@@ -72,7 +72,7 @@ _OPTIONS = [
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "walk": {"_walk": ("walk", "page_walk", "pager"), "_page_walk": ("page_walk", "pager", "fanout")},
     "retry": {"_retry": ("retry", "send"), "_quota": ("quota", "send")},
-    "ledger": {"export.ledger": ("export_ledger", "export_storage", "export_target", "export_run")},
+    "ledger": {"export.ledger": ("export_ledger", "export_storage", "export_target")},
     "redaction": {"_secrets": ("secrets", "replies", "client")},
     "protocol": {
         "_protocol": ("protocol", "replies", "arguments", "page_walk"),
