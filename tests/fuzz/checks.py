@@ -73,7 +73,7 @@ def _check_page(call: Call[Any], page: Page[Any]) -> None:
         except PaginationLoopError:
             continue
         assert following is None or type(following) is int
-    rows = page.raw.get(call.endpoint.entries)
+    rows = page.raw.get(call.endpoint.entries) if page.items else []
     sent = rows if isinstance(rows, list) else [page.raw]
     _check_rows(call, [_row(call, item, entry) for item, entry in zip(page.items, sent, strict=False)])
 
@@ -238,7 +238,7 @@ def _check_request(settings: Settings, call: Call[Any], user: str) -> None:
         assert "api_key" not in names
         assert request.headers["X-CT-Authorization"] == f"CTApiKey {key}"
     assert all(value.isascii() and value.isprintable() for value in request.headers.values())
-    assert user == "7" or user not in repr(call) or len(user) < 12
+    assert len(user) < 12 or user == str(call.page) or user not in repr(call)
 
 
 _USER_PARAMETERS = {"email_address", "mobile_phone_number", "third_party_id"}
