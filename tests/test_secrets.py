@@ -5,6 +5,7 @@ The API key: wrapped, blanked in links, masked in texts and log records.
 from __future__ import annotations
 
 import copy
+import html
 import json
 import logging
 import pickle
@@ -332,3 +333,30 @@ def test_what_is_looked_for_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) 
 
     assert ["a ***", "of ***"] * 1_000 == masked
     assert ["canary", "11138266"] == worked_out
+
+
+@pytest.mark.parametrize("sign", ["&", "<", ">", '"', "'"])
+def test_a_key_in_a_page_is_masked(sign: str) -> None:
+    """Error pages escape what HTML would read."""
+    key = f"can{sign}ary"
+    assert "<b>***</b>" == Redactor(Secret(key))(f"<b>{html.escape(key)}</b>")
+
+
+def test_seven_digits_are_a_phone_number() -> None:
+    """It is masked without its punctuation too; fewer digits may be anything."""
+    assert "no ***" == Redactor(Secret(KEY), ("555-0123",))("no 5550123")
+    assert "no 550123" == Redactor(Secret(KEY), ("55-0123",))("no 550123")
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": inner}], ids=["array", "object"])
+def test_twenty_levels_of_details_are_kept(wrap: Callable[[Any], Any]) -> None:
+    """What lies deeper is dropped."""
+    nested: Any = "canary"
+    masked: Any = "***"
+    dropped: Any = None
+    for _ in range(20):
+        nested, masked, dropped = wrap(nested), wrap(masked), wrap(dropped)
+    redact = Redactor(Secret("canary"))
+
+    assert masked == redact.deep(nested)
+    assert dropped == redact.deep(wrap(nested))
