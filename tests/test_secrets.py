@@ -360,3 +360,13 @@ def test_twenty_levels_of_details_are_kept(wrap: Callable[[Any], Any]) -> None:
 
     assert masked == redact.deep(nested)
     assert dropped == redact.deep(wrap(nested))
+
+
+def test_the_longest_form_is_masked_first() -> None:
+    """A key may be the beginning of what percent-encoding makes of it."""
+    assert "/***/" == Redactor(Secret("canary%25"))("/canary%2525/")
+
+
+def test_a_user_id_may_begin_what_encoding_makes_of_it() -> None:
+    """Its longest form is masked first too."""
+    assert "/***/" == Redactor(Secret(KEY), ("alice%25",))("/alice%2525/")
