@@ -370,3 +370,8 @@ def test_the_longest_form_is_masked_first() -> None:
 def test_a_user_id_may_begin_what_encoding_makes_of_it() -> None:
     """Its longest form is masked first too."""
     assert "/***/" == Redactor(Secret(KEY), ("alice%25",))("/alice%2525/")
+
+
+def test_digits_between_letters_are_no_phone_number() -> None:
+    """Those of an address are masked with it, and not wherever they stand alone."""
+    assert "order 12345678" == Redactor(Secret(KEY), ("a1234b5678@example.com",))("order 12345678")
