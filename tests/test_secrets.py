@@ -375,3 +375,11 @@ def test_a_user_id_may_begin_what_encoding_makes_of_it() -> None:
 def test_digits_between_letters_are_no_phone_number() -> None:
     """Those of an address are masked with it, and not wherever they stand alone."""
     assert "order 12345678" == Redactor(Secret(KEY), ("a1234b5678@example.com",))("order 12345678")
+
+
+@pytest.mark.parametrize(
+    "echo", ["alice news@example.com", "alice+news&#64;example.com"], ids=["decoded plus", "escaped at"]
+)
+def test_an_address_is_masked_as_forms_and_pages_change_it(echo: str) -> None:
+    """A plus that was decoded once too often, and what hides addresses from robots."""
+    assert "no *** here" == Redactor(Secret(KEY), ("alice+news@example.com",))(f"no {echo} here")
