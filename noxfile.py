@@ -246,6 +246,30 @@ def kill(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Read a million odd replies twice, and try 100,000 odd arguments and 2,000 odd walks and exports."""
+    _install(session, "tests", "fuzz")
+    session.run("python", "tests/fuzz/fuzzing.py", *session.posargs)
+    if not session.posargs:
+        session.run("python", "tests/fuzz/fuzzing.py", "--guided")
+        session.run("python", "tests/fuzz/fuzzing.py", "--runs", "2000", "--steps", "50")
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Change one thing at a time in the walk, the retries, the ledger, ...: which changes no test notices."""
+    _install(session, "tests")
+    session.run("python", "tests/mutation/mutate.py", *session.posargs)
+
+
+@nox.session
+def repeat(session: nox.Session) -> None:
+    """Run every test file 50 times in random order; what was begun is gone on with."""
+    _install(session, "tests")
+    session.run("python", "tests/repeat.py", *session.posargs)
+
+
+@nox.session
 def dask(session: nox.Session) -> None:
     """Export 20,000 members on Dask, kill workers and the whole cluster, and search what Dask keeps."""
     session.install("-q", "-e", ".[cli,dask,parquet]")

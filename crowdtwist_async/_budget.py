@@ -14,6 +14,7 @@ from crowdtwist_async.errors import ConfigurationError
 _SECONDS_PER_MINUTE = 60.0
 _LEAST_PER_MINUTE = 1e-4
 _MOST_PER_MINUTE = 1e12
+_MOST_BURST = 10**12
 
 
 class Budget(Protocol):
@@ -59,7 +60,7 @@ class RateBudget:
         self.burst = burst
         if not _is_rate(per_minute):
             raise ConfigurationError("per_minute must be a positive number of requests, or math.inf")
-        if type(burst) is not int or burst < 1:
+        if type(burst) is not int or not 1 <= burst <= _MOST_BURST:
             raise ConfigurationError("burst must be an int of 1 or more")
         self._clock = clock
         self._interval = _SECONDS_PER_MINUTE / per_minute

@@ -22,6 +22,7 @@ _ENVIRONMENT = r"[a-z0-9]{0,20}-?"
 _LONGEST = 1e9
 """Seconds: 30 years."""
 _DIGITS = r"[0-9]{1,20}"
+_LARGEST_CLIENT_ID = 10**20 - 1
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = rf"{_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\]"
 _BASE_PATH = r"(/[A-Za-z0-9._~-]+)*"
@@ -113,7 +114,9 @@ def _key_problem(secret: Secret) -> str | None:
 def _checked_client_id(client_id: object) -> str:
     if client_id is None or client_id == "":
         return ""
-    text = str(client_id) if type(client_id) in (int, str) else ""
+    if type(client_id) is int and 0 <= client_id <= _LARGEST_CLIENT_ID:
+        return str(client_id)  # a larger one may have more digits than Python writes
+    text = client_id if type(client_id) is str else ""
     if not re.fullmatch(_DIGITS, text):
         raise ConfigurationError("client_id must be the digits that CrowdTwist issued, such as 201")
     return text

@@ -19,8 +19,6 @@ from cattrs import (
     AttributeValidationNote,
     ClassValidationError,
     Converter,
-    IterableValidationError,
-    IterableValidationNote,
 )
 from cattrs.gen import make_dict_structure_fn
 
@@ -238,8 +236,8 @@ def structure_list(value: Any, model: type[T], path: str) -> tuple[T, ...]:
     hook = _FAST().get_structure_hook(model)
     with suppress(Exception):  # as in `structure`
         return tuple([hook(entry, model) for entry in value])
-    entries: Any = list[model]  # type: ignore[valid-type]  # a class at run time
-    return tuple(_structured_slowly(value, entries, path))
+    # One by one to the first that is wrong: looking at all of a large body would block the event loop.
+    return tuple([structure(entry, model, f"{path}[{index}]") for index, entry in enumerate(value)])
 
 
 def _structured_slowly(value: Any, target: Any, path: str) -> Any:
@@ -255,7 +253,7 @@ def _structured_slowly(value: Any, target: Any, path: str) -> Any:
 
 def _first_failure(error: BaseException) -> tuple[str, str]:
     """The path to the first leaf of a tree of validation errors, and what is wrong there."""
-    if isinstance(error, ClassValidationError | IterableValidationError):
+    if isinstance(error, ClassValidationError):
         inner = error.exceptions[0]
         place, reason = _first_failure(inner)
         return _step(inner) + place, reason
@@ -269,8 +267,6 @@ def _step(error: BaseException) -> str:
         if isinstance(note, AttributeValidationNote):
             # A missing key names itself.
             return "" if isinstance(error, KeyError) else f".{note.name}"
-        if isinstance(note, IterableValidationNote):
-            return f"[{note.index}]"
     return ""
 
 

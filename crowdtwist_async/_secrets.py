@@ -67,6 +67,7 @@ class Redactor:
         self._key = key
         self._others = tuple(others)
         self._further = further
+        self._sought: Secret | None = None
 
     def knowing(self, secret: Secret) -> Redactor:
         """The same for one key more."""
@@ -75,14 +76,20 @@ class Redactor:
     def __call__(self, text: str) -> str:
         """Mask one text."""
         text = re.sub(_KEY_IN_HEADER, rf"\1{MASK}", re.sub(_KEY_IN_LINK, r"\1", text))
+        if self._sought is None:
+            # Once, as an error's details may be thousands of texts; never, where nothing fails.
+            self._sought = Secret((self._key_forms(), _patterns(self._others)))
+        forms, patterns = self._sought.reveal()
         if self._further:
             text = re.sub(_SIGNATURE_IN_HEADER, rf"\1{MASK}", text)
-        for secret in (self._key, *self._further):
-            for form in _forms(secret.reveal()):
-                text = text.replace(form, MASK)
-        for form in [form for other in self._others for form in _echoes(other)]:
-            text = re.sub(_whole(form), MASK, text, flags=re.IGNORECASE)
+        for form in forms:
+            text = text.replace(form, MASK)
+        for pattern in patterns:
+            text = pattern.sub(MASK, text)
         return text
+
+    def _key_forms(self) -> tuple[str, ...]:
+        return tuple(form for secret in (self._key, *self._further) for form in _forms(secret.reveal()))
 
     def deep(self, value: Any, levels: int = _MOST_LEVELS) -> Any:
         """Mask every text in parsed JSON, names included; what lies deeper than anyone looks is dropped."""
@@ -120,6 +127,11 @@ def _echoes(user_id: str) -> list[str]:
     is_phone = len(digits) >= _LEAST_PHONE_DIGITS and not re.search(r"[^0-9 ()+.-]", user_id)
     forms = {*_forms(user_id), user_id.replace("+", " "), user_id.replace("@", "&#64;")}
     return sorted(forms | ({digits} if is_phone else set()), key=len, reverse=True)
+
+
+def _patterns(user_ids: Iterable[str]) -> list[re.Pattern[str]]:
+    """What finds each echo of some user ids."""
+    return [re.compile(_whole(form), re.IGNORECASE) for user_id in user_ids for form in _echoes(user_id)]
 
 
 def _whole(form: str) -> str:

@@ -8,16 +8,18 @@ import io
 import logging
 import pickle
 import socket
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from blockbuster import blockbuster_ctx
+from blockbuster import BlockBusterFunction, BlockingError, blockbuster_ctx
 
 from crowdtwist_async import CrowdTwistClient, CrowdTwistError
 
@@ -32,6 +34,9 @@ _WANTED = {
 }
 collect_ignore = [name for tool, names in _WANTED.items() if not find_spec(tool) for name in names]
 """What these run with weighs more than everything else: `nox -s docs openapi` has it."""
+
+_BLOCKING = ("os.fsync", "os.ftruncate", "os.open", "fcntl.flock")
+"""What blockbuster does not know, and exports do."""
 
 _TESTS = str(Path(__file__).parent)
 _FORMS = {
@@ -67,13 +72,29 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_blocking_calls() -> Iterator[None]:
-    """Fail a test in which the package blocks the event loop."""
+def blocking_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BlockingError]]:
+    """
+    Fail a test in which the package blocks asyncio's event loop, also where the package catches that error.
+
+    What may block, by blockbuster's own table: what Python does to import a module, to find the lines of a
+    traceback and to start a thread, asyncio's own sockets, pytest and coverage; by ours, a lock that coverage
+    takes while it follows our code, and the log handlers, which are the program's (pytest's write to a file).
+    Trio's loop is not watched, nor what only takes long.
+    """
+    calls: list[BlockingError] = []
+    _record_instances(monkeypatch, BlockingError, calls)
     with blockbuster_ctx("crowdtwist_async") as blocking:
-        # coverage takes a lock of its own while it follows our code.
         for name in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
             blocking.functions[name].can_block_in("coverage/collector.py", "lock_data")
-        yield
+        for function in blocking.functions.values():
+            function.can_block_in("logging/__init__.py", "emit")
+        added = [BlockBusterFunction(None, name, scanned_modules="crowdtwist_async") for name in _BLOCKING]
+        for function in added:
+            function.activate()
+        yield calls
+        for function in added:
+            function.deactivate()
+    assert [] == [str(call) for call in calls], "the event loop is blocked"
 
 
 @pytest.fixture(autouse=True)
@@ -129,13 +150,23 @@ def _check_error(error: CrowdTwistError) -> None:
     )
 
 
+@contextmanager
+def _integers_of_any_length() -> Iterator[None]:
+    """Let any integer be written: an argument that was refused may be one that Python would not."""
+    most = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    yield
+    sys.set_int_max_str_digits(most)
+
+
 def captured_locals(error: BaseException | None) -> str:
     """What a crash reporter prints of an error and its causes, the tests' own frames left out."""
     lines: list[str] = []
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        report = traceback.TracebackException.from_exception(error, capture_locals=True)
+        with _integers_of_any_length():
+            report = traceback.TracebackException.from_exception(error, capture_locals=True)
         lines.append(str(error))
         ours = [frame for frame in report.stack if not frame.filename.startswith(_TESTS)]
         lines += [f"{frame.filename}:{frame.lineno} {frame.locals}" for frame in ours]

@@ -179,9 +179,9 @@ def test_a_rate_that_is_not_positive_is_refused(per_minute: Any) -> None:
         RateBudget(per_minute=per_minute)
 
 
-@pytest.mark.parametrize("burst", [0, -1, 1.0, True, "10", None, math.inf], ids=repr)
+@pytest.mark.parametrize("burst", [0, -1, 1.0, True, "10", None, math.inf, 10**12 + 1, 10**400], ids=repr)
 def test_a_burst_below_one_is_refused(burst: Any) -> None:
-    """Even spacing is a burst of one."""
+    """Even spacing is a burst of one; what no arithmetic can do is refused too."""
     with pytest.raises(ConfigurationError, match="^burst must be an int of 1 or more$"):
         RateBudget(burst=burst)
 

@@ -58,7 +58,10 @@ def test_hosts_follow_from_environment_and_client_id(
 
 @pytest.mark.parametrize(
     "client_id",
-    [-1, 1.0, True, "20a", "201.evil.example", "201/", " 201", "201\n", "²", "1" * 21, b"201"],
+    [
+        *(-1, 1.0, True, "20a", "201.evil.example", "201/", " 201", "201\n", "²", "1" * 21, b"201", 10**20),
+        pytest.param(10**5_000, id="more digits than Python writes"),
+    ],
     ids=repr,
 )
 def test_client_ids_are_digits(client_id: object) -> None:

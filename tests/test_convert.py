@@ -23,6 +23,7 @@ from crowdtwist_async import (
     Purchase,
     Reward,
     Segment,
+    _convert,
 )
 from crowdtwist_async._convert import known_names, make_converter, structure, structure_list
 
@@ -346,6 +347,21 @@ def test_the_first_of_several_failures_is_told() -> None:
     with pytest.raises(DecodeError) as caught:
         structure_list([PURCHASE, {**PURCHASE, "purchase_total": None}, None], Purchase, "purchases")
     assert "purchases[1].purchase_total" == caught.value.path
+
+
+def test_nothing_is_looked_at_behind_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Telling the places of a body of 30 megabytes would block the event loop for seconds."""
+    looked_at: list[str] = []
+    slowly = _convert._structured_slowly
+
+    def counting(value: Any, target: Any, path: str) -> Any:
+        looked_at.append(path)
+        return slowly(value, target, path)
+
+    monkeypatch.setattr(_convert, "_structured_slowly", counting)
+    with pytest.raises(DecodeError, match=r"@ purchases\[1\]\.purchase_total$"):
+        structure_list([PURCHASE, *[{**PURCHASE, "purchase_total": None}] * 1_000], Purchase, "purchases")
+    assert ["purchases[1]"] == looked_at
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ Merging shards: the same rows as without shards, all or nothing, and what is in 
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import sqlite3
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -212,6 +214,28 @@ def test_failed_members_are_merged_too(any_output: Path) -> None:
 
     assert (0, None) == (report.failed, report.errors_file)
     assert not Path(f"{any_output}.errors.jsonl").exists()
+
+
+def test_a_full_disk_at_the_failed_members_leaves_nothing_open(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines that were not written end with the write, not on ledgers that are closed by then."""
+    shards_with_failures(output, "10000003", "10000004", "10000005")
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    write = os.write
+
+    def full(descriptor: int, content: bytes) -> int:
+        if ".errors.jsonl" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, content)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        merge(output)
+    del caught
+    gc.collect()
+    assert [] == unraisable
 
 
 def test_a_strange_file_of_failed_members_is_kept(output: Path) -> None:

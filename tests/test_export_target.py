@@ -4,9 +4,12 @@ An output's place: what may be written there, what is left alone, and when it is
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -378,3 +381,26 @@ def test_a_list_that_can_not_be_written_is_told(path: Path, monkeypatch: pytest.
 
 def _refuse(_: int) -> None:
     raise OSError(5, "Input/output error")
+
+
+def test_a_full_disk_at_the_errors_file_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines that were not written end with the write, not on a ledger that is closed by then."""
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    target = opened(tmp_path / "out.csv")
+    failed = [mark_of(user_id, "failed", error="ServerError", message="503") for user_id in "ab"]
+    target.writer.commit(failed)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", full)
+        with pytest.raises(StorageError, match="errors.jsonl can't be written: No space left") as caught:
+            target.write_errors("id")
+    target.close()
+    del caught
+    gc.collect()
+    assert [] == unraisable

@@ -519,3 +519,66 @@ async def test_backward_with_one_high_count_goes_on_from_the_other() -> None:
 
     assert [3, 2, 1] == await numbers(script.walk(reverse=True))
     assert [1, 1000, 2, 3] == script.asked
+
+
+@pytest.mark.parametrize(
+    ("expected", "reverse"), [("fe8f6e", False), ("34697d", True)], ids=["forward", "backward"]
+)
+async def test_cursors_stay_valid_from_release_to_release(expected: str, reverse: bool) -> None:
+    """What tells a walk from another must stay what it was: users keep cursors for weeks."""
+    assert f"1:4:2:{expected}" == Script({}).walk(reverse=reverse, start=Position(4, 2)).cursor
+
+
+async def test_backward_from_beyond_asks_for_no_page_twice() -> None:
+    """The empty page that the walk began with ends the search for the last one, whatever the counts say."""
+    some = book(9, total=12, pages=4)
+    script = Script(some)
+
+    assert [4, 3, 2, 1] == await numbers(script.walk(reverse=True, start=Position(4)))
+    assert [4, 1, 2, 3] == script.asked
+
+
+async def test_backward_from_a_second_page_that_is_not_there() -> None:
+    """A count of two pages is not believed when the second is empty."""
+    first = page(1, 0, 1, 2, total=3, pages=2)
+    script = Script({1: first})
+
+    assert [1] == await numbers(script.walk(reverse=True))
+    assert [1, 2] == script.asked
+
+
+async def test_a_page_of_one_row_repeated_twice_is_a_loop_error() -> None:
+    """One row is enough to tell that a page repeats."""
+    script = Script({1: page(1, 0, next_page=link(2)), 2: page(2, 0, next_page=link(3))})
+
+    with pytest.raises(PaginationLoopError, match="page 2 holds the same rows"):
+        await numbers(script.walk())
+
+
+async def test_a_warning_names_the_frame_that_asked() -> None:
+    """Neither a frame of the package nor the one that called whoever asked."""
+    script = Script({1: page(1, 0, 1, 2, total=6, pages=2), 2: page(2, 3, 4, 5, total=7, pages=2)})
+    asking: dict[str, Any] = {"__name__": "program", "walk": script.walk()}
+    source = "async def ask():\n    await walk.next_page()\n    await walk.next_page()\n"
+    exec(compile(source, "program.py", "exec"), asking)
+
+    with pytest.warns(PaginationDriftWarning) as caught:
+        await asking["ask"]()
+    assert [("program.py", 3)] == [(warning.filename, warning.lineno) for warning in caught]
+
+
+@pytest.mark.parametrize(
+    "library", ["anyio", "asyncio.runners", "contextlib", "outcome", "trio._core", "uvloop"]
+)
+async def test_a_warning_names_no_frame_of_what_runs_the_loop(library: str) -> None:
+    """Their frames stand between a walk and the program, in a fan-out for one."""
+    script = Script({1: page(1, 0, 1, 2, total=6, pages=2), 2: page(2, 3, 4, 5, total=7, pages=2)})
+    names: dict[str, Any] = {"__name__": library, "walk": script.walk()}
+    source = "async def step():\n    await walk.next_page()\n    await walk.next_page()\n"
+    exec(compile(source, "library.py", "exec"), names)
+    program: dict[str, Any] = {"__name__": "program", "step": names["step"]}
+    exec(compile("async def ask():\n    await step()\n", "program.py", "exec"), program)
+
+    with pytest.warns(PaginationDriftWarning) as caught:
+        await program["ask"]()
+    assert ["program.py"] == [warning.filename for warning in caught]

@@ -5,6 +5,7 @@ The API key: wrapped, blanked in links, masked in texts and log records.
 from __future__ import annotations
 
 import copy
+import html
 import json
 import logging
 import pickle
@@ -18,6 +19,7 @@ from conftest import KEY, leaks
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from crowdtwist_async import _secrets
 from crowdtwist_async._protocol import page_in_link
 from crowdtwist_async._secrets import LogRedaction, Redactor, Secret, blank_keys_in_links
 
@@ -320,3 +322,69 @@ def test_deep_details_are_cut() -> None:
     masked = Redactor(Secret("canary")).deep({"kept": 1, "nested": nested})
     assert 1 == masked["kept"]
     assert len(repr(masked)) < 100
+
+
+def test_what_is_looked_for_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error with thousands of texts would block the event loop for most of a second."""
+    worked_out: list[str] = []
+    forms = _secrets._forms
+
+    def counting(text: str) -> list[str]:
+        worked_out.append(text)
+        return forms(text)
+
+    monkeypatch.setattr(_secrets, "_forms", counting)
+    masked = Redactor(Secret("canary"), ("11138266",)).deep(["a canary", "of 11138266"] * 1_000)
+
+    assert ["a ***", "of ***"] * 1_000 == masked
+    assert ["canary", "11138266"] == worked_out
+
+
+@pytest.mark.parametrize("sign", ["&", "<", ">", '"', "'"])
+def test_a_key_in_a_page_is_masked(sign: str) -> None:
+    """Error pages escape what HTML would read."""
+    key = f"can{sign}ary"
+    assert "<b>***</b>" == Redactor(Secret(key))(f"<b>{html.escape(key)}</b>")
+
+
+def test_seven_digits_are_a_phone_number() -> None:
+    """It is masked without its punctuation too; fewer digits may be anything."""
+    assert "no ***" == Redactor(Secret(KEY), ("555-0123",))("no 5550123")
+    assert "no 550123" == Redactor(Secret(KEY), ("55-0123",))("no 550123")
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": inner}], ids=["array", "object"])
+def test_twenty_levels_of_details_are_kept(wrap: Callable[[Any], Any]) -> None:
+    """What lies deeper is dropped."""
+    nested: Any = "canary"
+    masked: Any = "***"
+    dropped: Any = None
+    for _ in range(20):
+        nested, masked, dropped = wrap(nested), wrap(masked), wrap(dropped)
+    redact = Redactor(Secret("canary"))
+
+    assert masked == redact.deep(nested)
+    assert dropped == redact.deep(wrap(nested))
+
+
+def test_the_longest_form_is_masked_first() -> None:
+    """A key may be the beginning of what percent-encoding makes of it."""
+    assert "/***/" == Redactor(Secret("canary%25"))("/canary%2525/")
+
+
+def test_a_user_id_may_begin_what_encoding_makes_of_it() -> None:
+    """Its longest form is masked first too."""
+    assert "/***/" == Redactor(Secret(KEY), ("alice%25",))("/alice%2525/")
+
+
+def test_digits_between_letters_are_no_phone_number() -> None:
+    """Those of an address are masked with it, and not wherever they stand alone."""
+    assert "order 12345678" == Redactor(Secret(KEY), ("a1234b5678@example.com",))("order 12345678")
+
+
+@pytest.mark.parametrize(
+    "echo", ["alice news@example.com", "alice+news&#64;example.com"], ids=["decoded plus", "escaped at"]
+)
+def test_an_address_is_masked_as_forms_and_pages_change_it(echo: str) -> None:
+    """A plus that was decoded once too often, and what hides addresses from robots."""
+    assert "no *** here" == Redactor(Secret(KEY), ("alice+news@example.com",))(f"no {echo} here")

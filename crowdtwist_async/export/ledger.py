@@ -212,9 +212,12 @@ class Ledger:
     def failures(self) -> Iterator[tuple[str, str, str]]:
         """The failed members, why, and in which words."""
         with storing(self._name):
-            yield from self._connection.execute(
+            # `yield from` would close the cursor where a reader stops early; after the ledger is closed that
+            # raises while garbage is collected, which Python 3.11 may not survive.
+            for found in self._connection.execute(  # noqa: UP028
                 "SELECT requested_id, error, message FROM failures ORDER BY requested_id"
-            )
+            ):
+                yield found
 
     def parts(self) -> dict[str, int]:
         """The names of the part files, and their bytes."""
