@@ -238,11 +238,14 @@ class Sender:
             _log_attempt(request, ended, progress, self._clock() - started)
         if isinstance(ended, CrowdTwistError):
             return ended
+        return self._read(call, request, ended, redact)
+
+    def _read(self, call: Call[T], request: Request, reply: Reply, redact: Redactor) -> T | CrowdTwistError:
         if request.signed is None:
-            return read_reply(call, ended, redact)
-        outcome = read_reply(call, ended, redact.knowing(request.signed.signature))
+            return read_reply(call, reply, redact)
+        outcome = read_reply(call, reply, redact.knowing(request.signed.signature))
         if isinstance(outcome, AuthenticationError):
-            return explain_refusal(outcome, ended.headers.get("date"), self._settings.wall_clock())
+            return explain_refusal(outcome, reply.headers.get("date"), self._settings.wall_clock())
         return outcome
 
     async def _exchange(self, request: Request) -> Reply | CrowdTwistError | None:
