@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import griffe
 
@@ -22,13 +23,14 @@ PUBLIC = (
     "crowdtwist_async.emulator",
     "crowdtwist_async.export",
     "crowdtwist_async.export.dask.export_on_dask",
+    "crowdtwist_async.testing",
     "crowdtwist_async.transports.aiohttp.AiohttpTransport",
 )
 """Names, and packages all of whose `__all__` is public."""
 GIVEN = frozenset({"EmulatorStats", "FanOut", "Fault", "IdSource", "Outcome", "Pager", "Prefetched", "Stats"})
 """Classes that users are given, and do not make: how they are made is no promise."""
 REQUIRED = "required"
-Named = griffe.Object | griffe.Alias
+Named: TypeAlias = griffe.Object | griffe.Alias
 _SPECIAL = ("__init__", "__iter__", "__aiter__", "__len__", "__getitem__", "__enter__", "__aenter__")
 
 
