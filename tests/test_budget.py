@@ -266,3 +266,9 @@ def test_taking_at_once_is_reserving_without_a_wait(
             [seconds] = waits(either, 1)
             assert [seconds] == waits(reserved, 1)
             assert not at_once or seconds > 0
+
+
+@pytest.mark.parametrize("per_minute", [1e-4, 1e12], ids=repr)
+def test_the_outermost_rates_are_rates(per_minute: float) -> None:
+    """From a request a week to more than any machine sends."""
+    assert per_minute == RateBudget(per_minute=per_minute).per_minute

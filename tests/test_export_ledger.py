@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -417,3 +418,19 @@ def test_a_second_ledger_of_the_same_process_never_opens_the_file(
     Ledger(path, "out.jsonl").close()
 
     assert 1 == opened.count(path)
+
+
+def test_a_ledger_is_written_from_any_thread(tmp_path: Path) -> None:
+    """The threads of an event loop take turns."""
+    with closing(Ledger(tmp_path / "ledger.sqlite", "out")) as ledger, ThreadPoolExecutor(1) as thread:
+        thread.submit(ledger.commit, (), {"key": "value"}).result()
+        assert "value" == ledger.get("key")
+
+
+def test_a_closed_ledger_is_closed(tmp_path: Path) -> None:
+    """Nothing more is read, and nothing keeps its file open."""
+    ledger = Ledger(tmp_path / "ledger.sqlite", "out")
+    ledger.close()
+
+    with pytest.raises(StorageError, match="closed database"):
+        ledger.get("key")
