@@ -36,8 +36,7 @@ class Session:
         self.max_in_flight = max_in_flight
         self._log_redaction = LogRedaction(Redactor(settings.key, further=settings.key_pair))
         self.stats = Stats()
-        self.telemetry: Telemetry | None = None
-        """What tells OpenTelemetry of an open client, in a program that uses it."""
+        self._telemetry: Telemetry | None = None
         self._sender: Sender | None = None
         self._closed = False
         self._pid = 0
@@ -47,6 +46,11 @@ class Session:
     def state(self) -> str:
         """`new`, `open` or `closed`."""
         return "closed" if self._closed else "open" if self._sender else "new"
+
+    @property
+    def telemetry(self) -> Telemetry | None:
+        """What tells OpenTelemetry of an open client, in a program that uses it."""
+        return self._telemetry
 
     @property
     def sender(self) -> Sender:
@@ -70,7 +74,7 @@ class Session:
         if self._closed or self._sender is not None:
             raise ClientClosedError("a client is entered once: make a new one")
         self._pid, self._loop = os.getpid(), anyio.lowlevel.current_token()
-        self.telemetry = _telemetry_at(self.settings.api)
+        self._telemetry = _telemetry_at(self.settings.api)
         self._sender = self._make_sender()
         self._log_redaction.install()
 
@@ -89,8 +93,8 @@ class Session:
     def _let_go(self) -> None:
         """Take back what the process knows of an open client."""
         self._log_redaction.remove()
-        if self.telemetry is not None:
-            self.telemetry.close()
+        if self._telemetry is not None:
+            self._telemetry.close()
 
     def _make_sender(self) -> Sender:
         return Sender(
@@ -99,7 +103,7 @@ class Session:
             self.budget,
             self.max_in_flight,
             stats=self.stats,
-            telemetry=self.telemetry,
+            telemetry=self._telemetry,
         )
 
     def _check_place(self) -> None:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from crowdtwist_async.emulator.server import EmulatorServer
 
 _MARK = "crowdtwist_emulator"
-_VARIABLES = ("API_KEY_FILE", "CLIENT_ID", "ENVIRONMENT", "BUDGET")
+_HMAC = ("PUBLIC_KEY", "PRIVATE_KEY", "PRIVATE_KEY_FILE", "TIMESTAMP", "DIGEST")
+_VARIABLES = ("API_KEY_FILE", "CLIENT_ID", "ENVIRONMENT", "BUDGET", *(f"HMAC_{name}" for name in _HMAC))
 """What the environment of the test run may hold, and a test must not see."""
 
 
@@ -138,13 +139,23 @@ def crowdtwist_environment(
     crowdtwist_emulator_server: EmulatorServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Let `CrowdTwistClient.from_env` and the command ask `crowdtwist_emulator_server`, without pacing."""
+    """
+    Let `CrowdTwistClient.from_env` and the command ask `crowdtwist_emulator_server`, without pacing.
+
+    They sign if the emulator has a key pair.
+    """
     for name in _VARIABLES:
         monkeypatch.delenv(f"CROWDTWIST_{name}", raising=False)
     monkeypatch.setenv("CROWDTWIST_API_URL", crowdtwist_emulator_server.url)
     monkeypatch.setenv("CROWDTWIST_POS_URL", crowdtwist_emulator_server.url)
     monkeypatch.setenv("CROWDTWIST_API_KEY", crowdtwist_emulator.api_key)
     monkeypatch.setenv("CROWDTWIST_PER_MINUTE", "inf")
+    signing = crowdtwist_emulator.signing
+    if signing is not None:
+        monkeypatch.setenv("CROWDTWIST_HMAC_PUBLIC_KEY", signing.public_key.reveal())
+        monkeypatch.setenv("CROWDTWIST_HMAC_PRIVATE_KEY", signing.private_key.reveal())
+        monkeypatch.setenv("CROWDTWIST_HMAC_TIMESTAMP", signing.timestamp)
+        monkeypatch.setenv("CROWDTWIST_HMAC_DIGEST", signing.digest)
 
 
 @pytest.fixture

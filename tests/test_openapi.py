@@ -16,6 +16,7 @@ import pytest
 from attrs import NOTHING, fields
 from command import Command, in_this_process  # noqa: F401 - a fixture
 from conftest import KEY, leaks
+from signatures import PAIR
 
 from crowdtwist_async._config import make_settings
 from crowdtwist_async._protocol import POINTS, PURCHASES, REWARDS, points_call, purchases_call, rewards_call
@@ -158,6 +159,22 @@ def test_the_client_asks_as_the_document_says(name: str, call: Callable[[str], A
     }
     assert described == asked
     assert {name} == {route(path.replace("{user_id}", "x"))[0] for path in of_this}
+
+
+def test_signatures_are_as_described() -> None:
+    """In the headers that it names, and an emulator with the pair takes them, as it says."""
+    settings = make_settings(
+        api_key=Secret(KEY), api_url="http://localhost", pos_url="http://localhost", signing=Secret(PAIR)
+    )
+    request = rewards_call(settings, Emulator.first_id, id_type="id").request(settings, 1.0)
+    reply = anyio.run(Emulator(api_key=KEY, signing=PAIR).transport().send, request)
+    assert isinstance(reply, Reply)
+    assert 200 == reply.status
+
+    _, signed = OPERATIONS[REWARDS.name][1]["security"]
+    schemes = [DOCUMENT["components"]["securitySchemes"][name] for name in signed]
+    assert {scheme["name"] for scheme in schemes} == {name for name in request.headers if "X-CT" in name}
+    assert [True, True] == ["An emulator takes it if" in scheme["description"] for scheme in schemes]
 
 
 @pytest.mark.parametrize("name", [REWARDS.name, PURCHASES.name])

@@ -205,6 +205,40 @@ def test_the_environment(crowdtwist_environment, crowdtwist_emulator):
     run_here().assert_outcomes(passed=5)
 
 
+@pytest.mark.parametrize("variable", ["PUBLIC_KEY", "PRIVATE_KEY", "PRIVATE_KEY_FILE", "TIMESTAMP", "DIGEST"])
+def test_a_key_pair_of_the_shell_is_taken_away(
+    variable: str, run_here: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a pair or a whole one: the emulator gets the key, or a signature by the pair that it has."""
+    for name in ("PUBLIC_KEY", "PRIVATE_KEY"):
+        monkeypatch.setenv(f"CROWDTWIST_HMAC_{name}", "of-the-shell")
+    monkeypatch.setenv(f"CROWDTWIST_HMAC_{variable}", "of-the-shell")
+    tests = """
+import anyio
+import pytest
+from crowdtwist_async import CrowdTwistClient, HmacKey
+
+def sent(emulator, monkeypatch):
+    given = []
+    monkeypatch.setattr(emulator, "_admits", lambda call: given.append(call) or type(emulator)._admits(emulator, call))
+    async def ask():
+        async with CrowdTwistClient.from_env() as client:
+            await client.user_rewards("10000001")
+    anyio.run(ask)
+    [call] = given
+    return "api_key" in call.query, (call.authorization or "").partition(":")[0]
+
+def test_a_key(crowdtwist_environment, crowdtwist_emulator, monkeypatch):
+    assert (True, "") == sent(crowdtwist_emulator, monkeypatch)
+
+@pytest.mark.crowdtwist_emulator(signing=HmacKey("public-1", "private-1", timestamp="s", digest="raw"))
+def test_a_pair(crowdtwist_environment, crowdtwist_emulator, monkeypatch):
+    assert (False, "CTApiV2Auth public-1") == sent(crowdtwist_emulator, monkeypatch)
+"""
+    write(pytester, tests)
+    run_here().assert_outcomes(passed=2)
+
+
 def test_options_that_can_t_work(run_here: Run, pytester: pytest.Pytester) -> None:
     """Each test's setup ends with one sentence, and without a traceback that shows the options."""
     tests = f"""

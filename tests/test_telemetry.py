@@ -51,6 +51,7 @@ from crowdtwist_async._secrets import Secret
 from crowdtwist_async._send import Options, Sender
 from crowdtwist_async._telemetry import SCHEMA_URL, SCOPE, Telemetry
 from crowdtwist_async.emulator import Emulator, Fault
+from crowdtwist_async.emulator.instant import InstantClock, discard, instant_client
 from crowdtwist_async.export import export
 from crowdtwist_async.transports.aiohttp import AiohttpTransport
 
@@ -322,6 +323,16 @@ OPTIONS = Options(timeout=10.0, deadline=100.0, retry=AT_ONCE)
 def waits_of(span: ReadableSpan) -> tuple[Any, ...]:
     """Seconds for slots and for permits."""
     return tuple(attributes_of(span)[f"crowdtwist.{name}.wait"] for name in ("slot", "permit"))
+
+
+async def test_a_walk_may_open_an_instant_client(told: Told) -> None:
+    """Such a client opens with its first request, and the walk's span has that page too."""
+    clock, member = InstantClock(), member_with(ROWS)
+    emulator = Emulator(members=2_000, api_key=KEY, clock=clock.now, sleep=clock.delay)
+    client = instant_client(emulator, clock)
+    assert ROWS == len(await client.iter_user_purchases(member).collect())
+    discard(client)
+    assert (PAGES, ROWS, True) == walk_attributes(check_family(told, pages=PAGES))
 
 
 async def test_waits_are_told_apart(told: Told) -> None:

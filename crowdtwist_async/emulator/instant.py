@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import time
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -19,6 +19,9 @@ from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.emulator.app import Emulator
 from crowdtwist_async.errors import ConfigurationError, CrowdTwistError
 from crowdtwist_async.transports import Reply, Request
+
+if TYPE_CHECKING:
+    from crowdtwist_async._telemetry import Telemetry
 
 _attempt: ContextVar[tuple[float, anyio.CancelScope] | None] = ContextVar("attempt", default=None)
 """When the attempt under way is out of time, and its scope; none on a socket, where time is real."""
@@ -113,9 +116,14 @@ class _InstantSession(Session):
         self._time = time
 
     @property
+    def telemetry(self) -> Telemetry | None:
+        # A walk asks before its first call.
+        self._open_if_new()
+        return super().telemetry
+
+    @property
     def sender(self) -> Sender:
-        if self.state == "new":
-            self.open()
+        self._open_if_new()
         return super().sender
 
     def open(self) -> None:
@@ -124,6 +132,10 @@ class _InstantSession(Session):
         else:
             super().open()
 
+    def _open_if_new(self) -> None:
+        if self.state == "new":
+            self.open()
+
     def _make_sender(self) -> Sender:
         return _InstantSender(
             self.settings,
@@ -131,7 +143,7 @@ class _InstantSession(Session):
             self.budget,
             self.max_in_flight,
             stats=self.stats,
-            telemetry=self.telemetry,
+            telemetry=self._telemetry,
             time=self._time,
         )
 

@@ -29,7 +29,7 @@ _ENVIRONMENTS = ("", "sb-", "sb2-", "de-", "us2-")
 _HOSTS = {"api": "Rewards.", "pos": "Points and purchases."}
 _PROVISIONAL = (
     " Optional, by agreement with the vendor, instead of `keyInQuery`. Provisional: drawn from prose, and not"
-    " tried against the API; the emulator does not take it."
+    " tried against the API. An emulator takes it if it was given a key pair."
 )
 
 
@@ -118,7 +118,7 @@ def _security_schemes() -> dict[str, Any]:
         "signatureTimestamp": {
             **header,
             "name": "X-CT-Timestamp",
-            "description": "When the request was signed, as unix time; 15 minutes off are accepted."
-            + _PROVISIONAL,
+            "description": "When the request was signed: unix time, in milliseconds by the vendor's examples;"
+            " 15 minutes off are accepted." + _PROVISIONAL,
         },
     }
