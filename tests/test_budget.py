@@ -181,8 +181,8 @@ def test_a_rate_that_is_not_positive_is_refused(per_minute: Any) -> None:
 
 @pytest.mark.parametrize("burst", [0, -1, 1.0, True, "10", None, math.inf, 10**12 + 1, 10**400], ids=repr)
 def test_a_burst_below_one_is_refused(burst: Any) -> None:
-    """Even spacing is a burst of one; what no arithmetic can do is refused too."""
-    with pytest.raises(ConfigurationError, match="^burst must be an int of 1 or more$"):
+    """Even spacing is a burst of one; what no arithmetic can do is refused too, with the bound."""
+    with pytest.raises(ConfigurationError, match="^burst must be an int from 1 to 1,000,000,000,000$"):
         RateBudget(burst=burst)
 
 
