@@ -373,6 +373,16 @@ async def test_a_host_s_pause_can_be_prolonged() -> None:
     assert 12.0 == watch.seconds
 
 
+@pytest.mark.parametrize(("left", "over"), [(5.0, False), (20.0, False), (20.5, True)], ids=str)
+async def test_a_host_s_pause_is_sat_out_or_not_begun(left: float, over: bool) -> None:
+    """Whoever has less time than it takes is told at once; after it, it is forgotten."""
+    permits, watch = make_permits(), Stopwatch()
+    await permits.heed(failed(503, 20.0), API, 120.0)
+
+    assert over is await permits.sit_out(API, lambda: left)
+    assert (20.0 if over else 0.0, not over) == (watch.seconds, permits.has_pause(API))
+
+
 async def test_nobody_bursts_after_a_host_s_pause() -> None:
     """Ten callers who sat it out together send one by one."""
     permits, watch = make_permits(make_budget(60, burst=10)), Stopwatch()

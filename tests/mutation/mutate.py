@@ -144,6 +144,7 @@ def try_mutant(
     folder = tempfile.mkdtemp(prefix="crowdtwist-mutant-")
     child = os.fork()
     if child == 0:
+        signal.alarm(round(limit) + 5)  # for where nobody waits for it any more
         _run_tests(name, path, mutant, [test, f"--basetemp={folder}/base"], note, loud=loud)
     begun = time.monotonic()
     try:
