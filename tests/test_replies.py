@@ -472,6 +472,8 @@ def test_ruling_15_the_entries_of_errors_are_kept() -> None:
         pytest.param(b"x" * 5000, "x" * 200, id="long"),
         pytest.param(b"", None, id="empty"),
         pytest.param(b" \n ", None, id="blank"),
+        pytest.param(b" " * 4095 + b"x", "x", id="within-4096"),
+        pytest.param(b" " * 4096 + b"x", None, id="beyond-4096"),
         pytest.param(b"caf\xe9", "caf\ufffd", id="latin-1"),
         pytest.param(b"\x00\xff\xfe", "\x00\ufffd\ufffd", id="binary"),
         pytest.param(gzip.compress(b"x")[:2], "\ufffd", id="compressed"),
@@ -628,7 +630,16 @@ def test_every_status_has_its_error(
         pytest.param({"error": {"code": 503}}, ServerError, None, True, id="503-inside"),
         pytest.param({"error": {"code": 429}}, RateLimitError, None, True, id="429-inside"),
         pytest.param({"error": {"code": 422}}, BadRequestError, None, False, id="422-inside"),
+        pytest.param({"error": {"code": 400}}, BadRequestError, None, False, id="400-inside"),
+        pytest.param({"error": {"code": 599}}, ServerError, None, True, id="599-inside"),
         pytest.param({"error": {"code": 200}}, APIStatusError, None, False, id="200-inside"),
+        pytest.param(
+            {"error": {"code": 600, "reason": "internal_error"}},
+            ServerError,
+            "internal_error",
+            True,
+            id="600-inside-with-a-code",
+        ),
         pytest.param({"error": {"code": 600}}, APIStatusError, None, False, id="600-inside"),
         pytest.param({"error": {"code": "503"}}, APIStatusError, None, False, id="text-inside"),
         pytest.param(
@@ -720,7 +731,8 @@ def test_a_body_that_is_not_json_may_be_better_next_time(call: Call[Any], body: 
     error = decode_error(read(call, 200, body, content_type="text/html; charset=utf-8"))
 
     assert ("$", True) == (error.path, error.retryable)
-    assert f"(content type: text/html; charset=utf-8, {len(body)} bytes)" in error.reason
+    came = f"(content type: text/html; charset=utf-8, {len(body)} bytes)"
+    assert f"the body is not JSON in UTF-8 {came}" == error.reason
 
 
 @pytest.mark.parametrize("call", BY_ENDPOINT)
@@ -1014,6 +1026,12 @@ def test_a_content_type_does_not_tell_the_key() -> None:
     assert len(str(error)) < 200
 
 
+def test_80_characters_of_a_content_type_are_told() -> None:
+    """It is the server's text, and may be anything."""
+    reason = decode_error(read(REWARDS, 200, b"<", content_type="x" * 100)).reason
+    assert f"(content type: {'x' * 80}, 1 bytes)" in reason
+
+
 @pytest.mark.parametrize("before", range(180, 205, 3))
 def test_no_half_key_stays_where_a_page_is_cut(before: int) -> None:
     """The page is masked before its first 200 characters are taken."""
@@ -1154,3 +1172,20 @@ def test_a_huge_error_body_is_not_looked_through() -> None:
     assert time.perf_counter() - started < 1
     assert len(str(error)) < 300
     assert len(str(wrapped)) < 3_000
+
+
+@pytest.mark.parametrize(("size", "code"), [(65_536, "invalid"), (65_537, None)], ids=str)
+def test_64_kilobytes_of_an_error_are_read(size: int, code: str | None) -> None:
+    """Of what is longer, the beginning is quoted as a page is."""
+    body = b'{"error": "invalid"'
+    assert code == status_error(read(REWARDS, 400, body.ljust(size - 1) + b"}")).code
+
+
+def test_what_is_kept_of_an_error_is_short() -> None:
+    """2,000 characters of each text, and 50 entries."""
+    texts = dict.fromkeys(("message", "description", "system"), "x" * 3_000)
+    entries = [{"number": number} for number in range(60)]
+    error = status_error(read(REWARDS, 400, {"reason": "invalid", **texts, "errors": entries}))
+
+    assert ("invalid", *["x" * 2_000] * 3) == said(error)
+    assert tuple(entries[:50]) == error.details
