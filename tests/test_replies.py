@@ -664,6 +664,15 @@ def test_an_error_that_comes_with_200_is_an_error(
     assert (cls, 200, code, retryable) == (type(error), error.status, error.code, error.retryable)
 
 
+@pytest.mark.parametrize(
+    ("status", "cls"), [(400, BadRequestError), (404, APIStatusError), (499, APIStatusError)], ids=str
+)
+def test_the_status_of_a_reply_wins_over_one_inside_it(status: int, cls: type[APIStatusError]) -> None:
+    """Only a reply that calls itself good may be what its body says."""
+    error = status_error(read(REWARDS, status, {"error": {"code": 503}}))
+    assert (cls, status, False) == (type(error), error.status, error.retryable)
+
+
 @pytest.mark.parametrize("call", BY_ENDPOINT)
 def test_data_beside_an_error_is_an_error(call: Call[Any]) -> None:
     """Partial rows must not pass for all rows."""
@@ -1174,11 +1183,23 @@ def test_a_huge_error_body_is_not_looked_through() -> None:
     assert len(str(wrapped)) < 3_000
 
 
-@pytest.mark.parametrize(("size", "code"), [(65_536, "invalid"), (65_537, None)], ids=str)
-def test_64_kilobytes_of_an_error_are_read(size: int, code: str | None) -> None:
-    """Of what is longer, the beginning is quoted as a page is."""
-    body = b'{"error": "invalid"'
-    assert code == status_error(read(REWARDS, 400, body.ljust(size - 1) + b"}")).code
+@pytest.mark.parametrize(
+    ("status", "size", "code", "details"),
+    [
+        (400, 65_536, "invalid", ({"n": 1},)),
+        (400, 65_537, None, ()),
+        (200, 65_536, "invalid", ({"n": 1},)),
+        (200, 65_537, "invalid", ()),
+    ],
+    ids=str,
+)
+def test_64_kilobytes_of_an_error_are_read(
+    status: int, size: int, code: str | None, details: tuple[Any, ...]
+) -> None:
+    """What is longer is quoted as a page is; in a good status it is read, but its entries are not kept."""
+    body = b'{"error": "invalid", "errors": [{"n": 1}]'.ljust(size - 1) + b"}"
+    error = status_error(read(REWARDS, status, body))
+    assert (code, details) == (error.code, error.details)
 
 
 def test_what_is_kept_of_an_error_is_short() -> None:
