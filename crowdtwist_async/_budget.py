@@ -46,11 +46,11 @@ class RateBudget:
     Args:
         per_minute: Requests a minute; `math.inf` switches pacing off. The API's contract
             allows a program 10,000, its live site included.
-        burst: Permits that may be used at once after an idle time.
+        burst: Permits that may be used at once after an idle time, 1 to 10**12.
         clock: Seconds that only go forward.
 
     Raises:
-        ConfigurationError: `per_minute` or `burst` is not positive.
+        ConfigurationError: `per_minute` or `burst` is not positive, or beyond what arithmetic can do.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RateBudget:
         if not _is_rate(per_minute):
             raise ConfigurationError("per_minute must be a positive number of requests, or math.inf")
         if type(burst) is not int or not 1 <= burst <= _MOST_BURST:
-            raise ConfigurationError("burst must be an int of 1 or more")
+            raise ConfigurationError(f"burst must be an int from 1 to {_MOST_BURST:,}")
         self._clock = clock
         self._interval = _SECONDS_PER_MINUTE / per_minute
         self._next = -math.inf

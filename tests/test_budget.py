@@ -172,17 +172,19 @@ def test_without_a_ceiling_a_pause_still_counts() -> None:
     assert [0.0, 0.0] == waits(budget, 2)
 
 
-@pytest.mark.parametrize("per_minute", [0, -1, math.nan, -math.inf, True, "100", None], ids=repr)
+@pytest.mark.parametrize(
+    "per_minute", [0, -1, math.nan, -math.inf, True, "100", None, 9e-5, 1e12 + 1, 10**400], ids=repr
+)
 def test_a_rate_that_is_not_positive_is_refused(per_minute: Any) -> None:
-    """Nothing would ever be sent."""
+    """Nothing would ever be sent; what is beyond the outermost rates is refused too."""
     with pytest.raises(ConfigurationError, match="^per_minute must be a positive number"):
         RateBudget(per_minute=per_minute)
 
 
 @pytest.mark.parametrize("burst", [0, -1, 1.0, True, "10", None, math.inf, 10**12 + 1, 10**400], ids=repr)
 def test_a_burst_below_one_is_refused(burst: Any) -> None:
-    """Even spacing is a burst of one; what no arithmetic can do is refused too."""
-    with pytest.raises(ConfigurationError, match="^burst must be an int of 1 or more$"):
+    """Even spacing is a burst of one; what no arithmetic can do is refused too, with the bound."""
+    with pytest.raises(ConfigurationError, match="^burst must be an int from 1 to 1,000,000,000,000$"):
         RateBudget(burst=burst)
 
 
@@ -250,6 +252,12 @@ def test_without_a_ceiling_no_pattern_ever_waits(gaps: list[float]) -> None:
     assert sum(gaps) == (moments[-1] if moments else 0.0)
 
 
+def test_a_permit_is_there_at_once_or_not() -> None:
+    """The answer is a bool either way."""
+    budget = RateBudget(per_minute=60, burst=2, clock=Clock())
+    assert [True, True, False] == [budget.take_at_once() for _ in range(3)]
+
+
 @settings(deadline=None)
 @given(RATES, st.integers(1, 12), st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=40))
 def test_taking_at_once_is_reserving_without_a_wait(
@@ -272,3 +280,9 @@ def test_taking_at_once_is_reserving_without_a_wait(
 def test_the_outermost_rates_are_rates(per_minute: float) -> None:
     """From a request a week to more than any machine sends."""
     assert per_minute == RateBudget(per_minute=per_minute).per_minute
+
+
+@pytest.mark.parametrize("burst", [1, 10**12], ids=repr)
+def test_the_outermost_bursts_are_bursts(burst: int) -> None:
+    """From even spacing to all that the highest rate has in a minute."""
+    assert burst == RateBudget(burst=burst).burst

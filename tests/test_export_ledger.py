@@ -259,6 +259,20 @@ def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.parametrize("was_there", [True, False], ids=["empty before", "made for it"])
+def test_a_ledger_that_can_not_be_begun_leaves_what_was_there(path: Path, was_there: bool) -> None:
+    """An empty file of before stays; one that was made for it goes."""
+    if was_there:
+        path.touch()
+
+    def refuse() -> None:
+        raise OutputMismatchError("not now")
+
+    with pytest.raises(OutputMismatchError, match="^not now$"):
+        Ledger(path, "out.jsonl", refuse)
+    assert was_there is path.exists()
+
+
 _KILLED_AT_ITS_CREATION = """
 import os, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)

@@ -157,6 +157,59 @@ async def test_without_a_ceiling_nobody_waits() -> None:
     assert [0.0] * 50 == await take_in_line(make_permits(make_budget(math.inf)), 50)
 
 
+async def test_a_free_permit_costs_no_turn_of_the_event_loop() -> None:
+    """Nobody else runs while it is taken: neither the lock nor a sleep of no seconds lets them."""
+    permits, ran = make_permits(), []
+
+    async def other() -> None:
+        ran.append("other")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+        await permits.take()
+        ran.append("taken")
+    assert ["taken", "other"] == ran
+
+
+async def test_a_permit_is_taken_at_once_if_there_is_one() -> None:
+    """Whoever takes it that way has a real one: the next comes an interval later."""
+    permits = make_permits()
+    assert [True, False] == [permits.take_at_once() for _ in range(2)]
+    assert [1.0, 2.0] == await take_in_line(permits, 2)
+
+
+async def test_nobody_takes_a_permit_past_the_line() -> None:
+    """Who waits has come before, even where the budget would give one more."""
+    budget = make_budget(60, burst=2)
+    permits = make_permits(budget)
+    await permits.heed(limited(5.0), POS, 120.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(permits.take)
+        await anyio.sleep(1)
+        budget._next = -math.inf
+        permits._paused_until = -math.inf
+        assert False is permits.take_at_once()
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [(2.0, False), (3.0, True)], ids=["in it", "at its end"])
+async def test_no_permit_is_taken_at_once_in_a_pause(seconds: float, taken: bool) -> None:
+    """A pause of this client counts whatever its budget says; at its end it is over."""
+    permits = make_permits(make_budget(math.inf))
+    permits._paused_until = anyio.current_time() + 3.0
+    await anyio.sleep(seconds)
+    assert taken is permits.take_at_once()
+
+
+async def test_a_budget_of_another_kind_gives_nothing_at_once() -> None:
+    """What it does before it answers may take any time, so it is not asked."""
+
+    class Other(RateBudget):
+        def take_at_once(self) -> bool:
+            raise AssertionError("it was asked")
+
+    assert False is make_permits(Other(math.inf)).take_at_once()
+
+
 @pytest.mark.parametrize(
     ("cancelled", "moments"),
     [(1, [0.0, 2.0, 3.0]), (2, [0.0, 1.0, 2.0]), (3, [0.0, 1.0, 2.0])],
@@ -318,6 +371,16 @@ async def test_a_host_s_pause_can_be_prolonged() -> None:
         tasks.start_soon(prolong)
         await permits.sit_out(API)
     assert 12.0 == watch.seconds
+
+
+@pytest.mark.parametrize(("left", "over"), [(5.0, False), (20.0, False), (20.5, True)], ids=str)
+async def test_a_host_s_pause_is_sat_out_or_not_begun(left: float, over: bool) -> None:
+    """Whoever has less time than it takes is told at once; after it, it is forgotten."""
+    permits, watch = make_permits(), Stopwatch()
+    await permits.heed(failed(503, 20.0), API, 120.0)
+
+    assert over is await permits.sit_out(API, lambda: left)
+    assert (20.0 if over else 0.0, not over) == (watch.seconds, permits.has_pause(API))
 
 
 async def test_nobody_bursts_after_a_host_s_pause() -> None:

@@ -472,6 +472,8 @@ def test_ruling_15_the_entries_of_errors_are_kept() -> None:
         pytest.param(b"x" * 5000, "x" * 200, id="long"),
         pytest.param(b"", None, id="empty"),
         pytest.param(b" \n ", None, id="blank"),
+        pytest.param(b" " * 4095 + b"x", "x", id="within-4096"),
+        pytest.param(b" " * 4096 + b"x", None, id="beyond-4096"),
         pytest.param(b"caf\xe9", "caf\ufffd", id="latin-1"),
         pytest.param(b"\x00\xff\xfe", "\x00\ufffd\ufffd", id="binary"),
         pytest.param(gzip.compress(b"x")[:2], "\ufffd", id="compressed"),
@@ -628,7 +630,16 @@ def test_every_status_has_its_error(
         pytest.param({"error": {"code": 503}}, ServerError, None, True, id="503-inside"),
         pytest.param({"error": {"code": 429}}, RateLimitError, None, True, id="429-inside"),
         pytest.param({"error": {"code": 422}}, BadRequestError, None, False, id="422-inside"),
+        pytest.param({"error": {"code": 400}}, BadRequestError, None, False, id="400-inside"),
+        pytest.param({"error": {"code": 599}}, ServerError, None, True, id="599-inside"),
         pytest.param({"error": {"code": 200}}, APIStatusError, None, False, id="200-inside"),
+        pytest.param(
+            {"error": {"code": 600, "reason": "internal_error"}},
+            ServerError,
+            "internal_error",
+            True,
+            id="600-inside-with-a-code",
+        ),
         pytest.param({"error": {"code": 600}}, APIStatusError, None, False, id="600-inside"),
         pytest.param({"error": {"code": "503"}}, APIStatusError, None, False, id="text-inside"),
         pytest.param(
@@ -651,6 +662,15 @@ def test_an_error_that_comes_with_200_is_an_error(
     """Its code, or the status inside it, tells which."""
     error = read(call, 200, body)
     assert (cls, 200, code, retryable) == (type(error), error.status, error.code, error.retryable)
+
+
+@pytest.mark.parametrize(
+    ("status", "cls"), [(400, BadRequestError), (404, APIStatusError), (499, APIStatusError)], ids=str
+)
+def test_the_status_of_a_reply_wins_over_one_inside_it(status: int, cls: type[APIStatusError]) -> None:
+    """Only a reply that calls itself good may be what its body says."""
+    error = status_error(read(REWARDS, status, {"error": {"code": 503}}))
+    assert (cls, status, False) == (type(error), error.status, error.retryable)
 
 
 @pytest.mark.parametrize("call", BY_ENDPOINT)
@@ -720,7 +740,8 @@ def test_a_body_that_is_not_json_may_be_better_next_time(call: Call[Any], body: 
     error = decode_error(read(call, 200, body, content_type="text/html; charset=utf-8"))
 
     assert ("$", True) == (error.path, error.retryable)
-    assert f"(content type: text/html; charset=utf-8, {len(body)} bytes)" in error.reason
+    came = f"(content type: text/html; charset=utf-8, {len(body)} bytes)"
+    assert f"the body is not JSON in UTF-8 {came}" == error.reason
 
 
 @pytest.mark.parametrize("call", BY_ENDPOINT)
@@ -1014,6 +1035,12 @@ def test_a_content_type_does_not_tell_the_key() -> None:
     assert len(str(error)) < 200
 
 
+def test_80_characters_of_a_content_type_are_told() -> None:
+    """It is the server's text, and may be anything."""
+    reason = decode_error(read(REWARDS, 200, b"<", content_type="x" * 100)).reason
+    assert f"(content type: {'x' * 80}, 1 bytes)" in reason
+
+
 @pytest.mark.parametrize("before", range(180, 205, 3))
 def test_no_half_key_stays_where_a_page_is_cut(before: int) -> None:
     """The page is masked before its first 200 characters are taken."""
@@ -1154,3 +1181,32 @@ def test_a_huge_error_body_is_not_looked_through() -> None:
     assert time.perf_counter() - started < 1
     assert len(str(error)) < 300
     assert len(str(wrapped)) < 3_000
+
+
+@pytest.mark.parametrize(
+    ("status", "size", "code", "details"),
+    [
+        (400, 65_536, "invalid", ({"n": 1},)),
+        (400, 65_537, None, ()),
+        (200, 65_536, "invalid", ({"n": 1},)),
+        (200, 65_537, "invalid", ()),
+    ],
+    ids=str,
+)
+def test_64_kilobytes_of_an_error_are_read(
+    status: int, size: int, code: str | None, details: tuple[Any, ...]
+) -> None:
+    """What is longer is quoted as a page is; in a good status it is read, but its entries are not kept."""
+    body = b'{"error": "invalid", "errors": [{"n": 1}]'.ljust(size - 1) + b"}"
+    error = status_error(read(REWARDS, status, body))
+    assert (code, details) == (error.code, error.details)
+
+
+def test_what_is_kept_of_an_error_is_short() -> None:
+    """2,000 characters of each text, and 50 entries."""
+    texts = dict.fromkeys(("message", "description", "system"), "x" * 3_000)
+    entries = [{"number": number} for number in range(60)]
+    error = status_error(read(REWARDS, 400, {"reason": "invalid", **texts, "errors": entries}))
+
+    assert ("invalid", *["x" * 2_000] * 3) == said(error)
+    assert tuple(entries[:50]) == error.details

@@ -103,6 +103,23 @@ class Finder(MetaPathFinder, Loader):
         exec(self._code, vars(module))
 
 
+class Order:
+    """A plugin of pytest's: what noticed the mutant before comes first, what draws examples last."""
+
+    def __init__(self, note: Path) -> None:
+        self._note = note
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Sort the tests, and else leave them in their order."""
+        first = self._note.read_text(encoding="utf-8") if self._note.exists() else ""
+        items.sort(key=lambda item: (item.nodeid != first, hasattr(item.obj, "is_hypothesis_test")))
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Write down which test noticed."""
+        if report.failed:
+            self._note.write_text(report.nodeid, encoding="utf-8")
+
+
 class Tally(NamedTuple):
     """What became of a module's mutants."""
 
@@ -121,13 +138,14 @@ class Tally(NamedTuple):
 
 
 def try_mutant(
-    name: str, path: Path, mutant: Mutant | None, tests: list[str], limit: float, *, loud: bool
+    name: str, path: Path, mutant: Mutant | None, test: str, note: Path, limit: float, *, loud: bool
 ) -> bool:
-    """Run the tests in a fork; return whether one of them fails, or they do not end in time."""
+    """Run a file of tests in a fork; return whether one of them fails, or they do not end in time."""
     folder = tempfile.mkdtemp(prefix="crowdtwist-mutant-")
     child = os.fork()
     if child == 0:
-        _run_tests(name, path, mutant, [*tests, f"--basetemp={folder}/base"], loud=loud)
+        signal.alarm(round(limit) + 5)  # for where nobody waits for it any more
+        _run_tests(name, path, mutant, [test, f"--basetemp={folder}/base"], note, loud=loud)
     begun = time.monotonic()
     try:
         while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
@@ -141,7 +159,9 @@ def try_mutant(
     return ended[1] != 0
 
 
-def _run_tests(name: str, path: Path, mutant: Mutant | None, arguments: list[str], *, loud: bool) -> None:
+def _run_tests(
+    name: str, path: Path, mutant: Mutant | None, arguments: list[str], note: Path, *, loud: bool
+) -> None:
     """In the fork: never returns."""
     code = 1
     try:
@@ -155,7 +175,8 @@ def _run_tests(name: str, path: Path, mutant: Mutant | None, arguments: list[str
             sys.meta_path.insert(0, Finder(name, compile(mutant.tree, str(path), "exec")))
         import pytest
 
-        code = int(pytest.main([*_OPTIONS, "--hypothesis-profile=mutation", *arguments]))
+        arguments = [*_OPTIONS, "--hypothesis-profile=mutation", *arguments]
+        code = int(pytest.main(arguments, plugins=[Order(note)]))
     except BaseException:  # noqa: BLE001 - the fork must not go on as if it were the parent
         traceback.print_exc()
     finally:
@@ -168,20 +189,25 @@ def judge(module: str, tests: tuple[str, ...], only: set[int]) -> Tally:
     """Try all mutants of a module, or some of them."""
     path = ROOT / "crowdtwist_async" / f"{module.replace('.', '/')}.py"
     name = f"crowdtwist_async.{module}"
-    files = [str(TESTS / f"test_{test}.py") for test in tests]
-    begun = time.monotonic()
-    if try_mutant(name, path, None, files, 600.0, loud=False):
-        raise SystemExit(f"{module}: the tests fail without any change")
-    limit = 20.0 + 3 * (time.monotonic() - begun)
-    killed, survivors = 0, []
-    for mutant in mutants_of(path.read_text(encoding="utf-8")):
-        if only and mutant.number not in only:
-            continue
-        if try_mutant(name, path, mutant, files, limit, loud=bool(only)):
-            killed += 1
-        else:
-            survivors.append(mutant)
-            print(f"  {module}:{mutant.line} #{mutant.number} survives: {mutant.what}", flush=True)
+    killed, survivors, begun, limits = 0, [], time.monotonic(), {}
+    with tempfile.TemporaryDirectory(prefix="crowdtwist-mutation-") as folder:
+        notes = {str(TESTS / f"test_{test}.py"): Path(folder, test) for test in tests}
+        for test, note in notes.items():
+            since = time.monotonic()
+            if try_mutant(name, path, None, test, note, 600.0, loud=False):
+                raise SystemExit(f"{module}: {test} fails without any change")
+            limits[test] = 20.0 + 3 * (time.monotonic() - since)
+        for mutant in mutants_of(path.read_text(encoding="utf-8")):
+            if only and mutant.number not in only:
+                continue
+            if any(
+                try_mutant(name, path, mutant, test, note, limits[test], loud=bool(only))
+                for test, note in notes.items()
+            ):
+                killed += 1
+            else:
+                survivors.append(mutant)
+                print(f"  {module}:{mutant.line} #{mutant.number} survives: {mutant.what}", flush=True)
     return Tally(module, killed, survivors, time.monotonic() - begun)
 
 
