@@ -114,7 +114,7 @@ def _drawn(model: type[AttrsInstance]) -> Schema:
 
 
 def _property(model: type, hint: Any) -> Schema:
-    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
+    kinds: list[type] = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
     names = _LEAVES | _OTHER_LEAVES.get(model, {})
     [schema] = [reference(names.get(kind, kind.__name__)) for kind in kinds]
     return {"anyOf": [schema, {"type": "null"}]} if NoneType in get_args(hint) else schema
