@@ -50,6 +50,8 @@ nox.options.sessions = [
     *("api", "supply", "release-check"),
 ]
 nox.options.default_venv_backend = "venv"
+# As pip does: a proxy's own authority is in the system's list.
+SYSTEM_CERTIFICATES = {"UV_SYSTEM_CERTS": "1"}
 
 
 def _locked(session: nox.Session, lock: str, *, project: bool = False) -> None:
@@ -178,7 +180,8 @@ def supply(session: nox.Session) -> None:
 def release_check(session: nox.Session) -> None:
     """Build what would be released into `dist`: twice, byte for byte; judge it, and try each extra alone."""
     _locked(session, "build")
-    session.run("python", ".ci/distributions.py", str(LOCKS / "core.txt"), env={"PYTHONWARNINGS": ""})
+    quiet = {"PYTHONWARNINGS": "", **SYSTEM_CERTIFICATES}
+    session.run("python", ".ci/distributions.py", str(LOCKS / "core.txt"), env=quiet)
     packages = [path for path in sorted((ROOT / "dist").iterdir()) if path.suffix in (".gz", ".whl")]
     session.run("twine", "check", "--strict", *map(str, packages))
 
@@ -198,6 +201,7 @@ def lock(session: nox.Session) -> None:
             *("--no-annotate", "--custom-compile-command=nox -s lock", f"--output-file={LOCKS / name}.txt"),
             *(f"--group={group}" for group in groups),
             *(*extras, *sources, *session.posargs),
+            env=SYSTEM_CERTIFICATES,
         )
 
 
