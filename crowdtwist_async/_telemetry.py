@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from opentelemetry import context, metrics, trace
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 from opentelemetry.trace import SpanKind, StatusCode
 
 from crowdtwist_async.__about__ import __version__
@@ -42,11 +42,8 @@ class _Instruments:
     """The metrics of all clients."""
 
     def __init__(self, meter: Meter) -> None:
-        self.durations = meter.create_histogram(
-            "http.client.request.duration",
-            "s",
-            "Duration of HTTP client requests.",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+        self.durations = _histogram(
+            meter, "http.client.request.duration", "Duration of HTTP client requests.", _SECONDS
         )
         self.active = meter.create_up_down_counter(
             "http.client.active_requests", "{request}", "Number of active HTTP requests."
@@ -57,23 +54,14 @@ class _Instruments:
         self.retries = meter.create_counter(
             "crowdtwist.client.retries", "{request}", "Requests that were sent again after a failure."
         )
-        self.calls = meter.create_histogram(
-            "crowdtwist.client.call.duration",
-            "s",
-            "Duration of calls with all waits, attempts and pauses.",
-            explicit_bucket_boundaries_advisory=_LONGER,
+        self.calls = _histogram(
+            meter, "crowdtwist.client.call.duration", "Duration of calls with all waits, attempts and pauses."
         )
-        self.slot_waits = meter.create_histogram(
-            "crowdtwist.client.slot.wait",
-            "s",
-            "What a call waited for slots of max_in_flight.",
-            explicit_bucket_boundaries_advisory=_LONGER,
+        self.slot_waits = _histogram(
+            meter, "crowdtwist.client.slot.wait", "What a call waited for slots of max_in_flight."
         )
-        self.permit_waits = meter.create_histogram(
-            "crowdtwist.client.permit.wait",
-            "s",
-            "What a call waited for permits of the request budget.",
-            explicit_bucket_boundaries_advisory=_LONGER,
+        self.permit_waits = _histogram(
+            meter, "crowdtwist.client.permit.wait", "What a call waited for permits of the request budget."
         )
         meter.create_observable_up_down_counter(
             "crowdtwist.client.retry_quota",
@@ -81,6 +69,10 @@ class _Instruments:
             "{token}",
             "What is left for retries, in all open clients.",
         )
+
+
+def _histogram(meter: Meter, name: str, says: str, boundaries: tuple[float, ...] = _LONGER) -> Histogram:
+    return meter.create_histogram(name, "s", says, explicit_bucket_boundaries_advisory=boundaries)
 
 
 _INSTRUMENTS: WeakKeyDictionary[Any, _Instruments] = WeakKeyDictionary()
