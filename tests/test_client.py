@@ -369,6 +369,15 @@ def test_from_env_lets_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_clean_environment")
+def test_from_env_keeps_the_rate_without_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`budget=None` gives none, so the environment's rate holds."""
+    monkeypatch.setenv("CROWDTWIST_PER_MINUTE", "120")
+    client = CrowdTwistClient.from_env(api_key=KEY, budget=None)
+    assert isinstance(client._session.budget, RateBudget)
+    assert 120 == client._session.budget.per_minute
+
+
+@pytest.mark.usefixtures("_clean_environment")
 def test_from_env_signs_unless_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pair of the environment goes with a key of the arguments; another pair, or none, replaces it."""
     monkeypatch.setenv("CROWDTWIST_HMAC_PUBLIC_KEY", PUBLIC_KEY)
