@@ -8,6 +8,7 @@ on in another task than it began in, so the context of its span is handed to its
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -78,6 +79,9 @@ def _histogram(meter: Meter, name: str, says: str, boundaries: tuple[float, ...]
 _INSTRUMENTS: WeakKeyDictionary[Any, _Instruments] = WeakKeyDictionary()
 """By provider: the API's own keeps every meter that it is asked for."""
 _OPEN: dict[int, tuple[RetryQuota, Attributes]] = {}
+if hasattr(os, "register_at_fork"):
+    # No client is open in a forked child, where the SDK goes on.
+    os.register_at_fork(after_in_child=_OPEN.clear)
 
 
 def _instruments() -> _Instruments:
