@@ -135,7 +135,10 @@ class PageWalk(Generic[T]):
             located = self._located(error)
         else:
             return self._page
-        raise located from None
+        try:
+            raise located from None
+        finally:
+            del located  # or it would keep itself, and so the walk: its traceback has this frame
 
     async def _following(self, page: Page[T]) -> int | None:
         seen = self._seen(page)

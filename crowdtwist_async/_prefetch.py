@@ -99,7 +99,10 @@ class _Ahead(Generic[T]):
         await coming.done.wait()
         del self._coming[number]
         if isinstance(coming.outcome, Exception):
-            raise coming.outcome
+            try:
+                raise coming.outcome
+            finally:
+                del coming  # as in `PageWalk.next_page`
         self._look_beyond(call, coming.outcome)
         return coming.outcome
 

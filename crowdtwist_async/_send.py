@@ -106,7 +106,10 @@ class Sender:
         if progress.record is not None:
             progress.record.ended(outcome, progress)
         if isinstance(outcome, CrowdTwistError):
-            raise progress.completed(outcome, self._clock()) from None
+            try:
+                raise progress.completed(outcome, self._clock()) from None
+            finally:
+                del outcome  # or it would keep itself: its traceback has this frame
         return outcome
 
     async def _until_done(

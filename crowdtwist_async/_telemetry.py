@@ -8,6 +8,7 @@ on in another task than it began in, so the context of its span is handed to its
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from opentelemetry import context, metrics, trace
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 from opentelemetry.trace import SpanKind, StatusCode
 
 from crowdtwist_async.__about__ import __version__
@@ -42,11 +43,8 @@ class _Instruments:
     """The metrics of all clients."""
 
     def __init__(self, meter: Meter) -> None:
-        self.durations = meter.create_histogram(
-            "http.client.request.duration",
-            "s",
-            "Duration of HTTP client requests.",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+        self.durations = _histogram(
+            meter, "http.client.request.duration", "Duration of HTTP client requests.", _SECONDS
         )
         self.active = meter.create_up_down_counter(
             "http.client.active_requests", "{request}", "Number of active HTTP requests."
@@ -57,23 +55,14 @@ class _Instruments:
         self.retries = meter.create_counter(
             "crowdtwist.client.retries", "{request}", "Requests that were sent again after a failure."
         )
-        self.calls = meter.create_histogram(
-            "crowdtwist.client.call.duration",
-            "s",
-            "Duration of calls with all waits, attempts and pauses.",
-            explicit_bucket_boundaries_advisory=_LONGER,
+        self.calls = _histogram(
+            meter, "crowdtwist.client.call.duration", "Duration of calls with all waits, attempts and pauses."
         )
-        self.slot_waits = meter.create_histogram(
-            "crowdtwist.client.slot.wait",
-            "s",
-            "What a call waited for slots of max_in_flight.",
-            explicit_bucket_boundaries_advisory=_LONGER,
+        self.slot_waits = _histogram(
+            meter, "crowdtwist.client.slot.wait", "What a call waited for slots of max_in_flight."
         )
-        self.permit_waits = meter.create_histogram(
-            "crowdtwist.client.permit.wait",
-            "s",
-            "What a call waited for permits of the request budget.",
-            explicit_bucket_boundaries_advisory=_LONGER,
+        self.permit_waits = _histogram(
+            meter, "crowdtwist.client.permit.wait", "What a call waited for permits of the request budget."
         )
         meter.create_observable_up_down_counter(
             "crowdtwist.client.retry_quota",
@@ -83,9 +72,16 @@ class _Instruments:
         )
 
 
+def _histogram(meter: Meter, name: str, says: str, boundaries: tuple[float, ...] = _LONGER) -> Histogram:
+    return meter.create_histogram(name, "s", says, explicit_bucket_boundaries_advisory=boundaries)
+
+
 _INSTRUMENTS: WeakKeyDictionary[Any, _Instruments] = WeakKeyDictionary()
 """By provider: the API's own keeps every meter that it is asked for."""
 _OPEN: dict[int, tuple[RetryQuota, Attributes]] = {}
+if hasattr(os, "register_at_fork"):
+    # No client is open in a forked child, where the SDK goes on.
+    os.register_at_fork(after_in_child=_OPEN.clear)
 
 
 def _instruments() -> _Instruments:

@@ -133,7 +133,7 @@ class CrowdTwistClient:
         )
         per_minute = arguments.pop("per_minute", None)
         if per_minute is not None and overrides.get("budget") is None:
-            arguments["budget"] = RateBudget(per_minute)
+            overrides["budget"] = RateBudget(per_minute)
         return cls(**{"api_key": Secret(None), **arguments, **overrides})
 
     def with_options(

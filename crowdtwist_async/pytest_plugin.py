@@ -86,7 +86,11 @@ def crowdtwist_emulator(
 
 @pytest.fixture
 def crowdtwist_client_options() -> dict[str, Any]:
-    """The arguments of every test's `crowdtwist_client`, such as `timeout` or `retry`; override it."""
+    """
+    The arguments of every test's `crowdtwist_client`, such as `timeout` or `retry`; override it.
+
+    With a budget the client is paced: `RateBudget(60, clock=crowdtwist_clock.elapsed)`.
+    """
     return {}
 
 

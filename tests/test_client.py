@@ -10,8 +10,9 @@ import gc
 import os
 import pickle
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import httpx
 import pytest
 from conftest import KEY, PRIVATE_KEY, PUBLIC_KEY, captured_locals, leaks
 from reference_server import ReferenceServer, make_purchases, make_rewards
-from scripted import OK, ScriptedTransport
+from scripted import OK, ScriptedTransport, status
 from signatures import PAIR
 from wire import WireServer
 
@@ -368,6 +369,15 @@ def test_from_env_lets_arguments_win(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_clean_environment")
+def test_from_env_keeps_the_rate_without_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`budget=None` gives none, so the environment's rate holds."""
+    monkeypatch.setenv("CROWDTWIST_PER_MINUTE", "120")
+    client = CrowdTwistClient.from_env(api_key=KEY, budget=None)
+    assert isinstance(client._session.budget, RateBudget)
+    assert 120 == client._session.budget.per_minute
+
+
+@pytest.mark.usefixtures("_clean_environment")
 def test_from_env_signs_unless_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pair of the environment goes with a key of the arguments; another pair, or none, replaces it."""
     monkeypatch.setenv("CROWDTWIST_HMAC_PUBLIC_KEY", PUBLIC_KEY)
@@ -477,6 +487,37 @@ async def test_no_frame_of_ours_holds_the_user() -> None:
             with pytest.raises(CrowdTwistError) as caught:
                 await call()
             assert "canary" not in captured_locals(caught.value)
+
+
+async def first_ahead(client: CrowdTwistClient) -> Any:
+    """The first purchase, by prefetch."""
+    async with client.iter_user_purchases("7").prefetch(2) as items:
+        return await anext(aiter(items))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda client: client.user_purchases("7"), id="call"),
+        pytest.param(lambda client: client.iter_user_purchases("7").collect(), id="walk"),
+        pytest.param(first_ahead, id="prefetch"),
+    ],
+)
+async def test_no_frame_of_ours_holds_the_error(ask: Callable[[CrowdTwistClient], Awaitable[Any]]) -> None:
+    """Or error and frames, with the walk and its span, would live on until cycles are collected."""
+    async with CrowdTwistClient(**LOCAL, transport=ScriptedTransport(status(404))) as client:
+        with pytest.raises(CrowdTwistError) as caught:
+            await ask(client)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    ours = [frame for frame in frames if frame.f_globals["__name__"].startswith("crowdtwist_async.")]
+    assert ours
+    assert [] == [
+        (frame.f_code.co_qualname, name)
+        for frame in ours
+        for name, value in frame.f_locals.items()
+        if any(held is caught.value for held in (value, *gc.get_referents(value)))
+    ]
 
 
 @pytest.mark.anyio

@@ -20,6 +20,7 @@ from crowdtwist_async import (
     ConfigurationError,
     CrowdTwistClient,
     DeadlineExceededError,
+    RateBudget,
     RateLimitError,
     RequestTimeoutError,
     RetryPolicy,
@@ -39,7 +40,7 @@ MakeClient = Callable[..., CrowdTwistClient]
 
 @pytest.fixture
 def clock() -> Iterator[InstantClock]:
-    """The clock of a test, which must not take the time that it skips."""
+    """The clock of a test, which must not take the time that it skips: half a minute, or it tells nothing."""
     started = time.monotonic()
     clock = InstantClock()
     yield clock
@@ -111,6 +112,32 @@ async def test_a_delay_within_the_timeout_is_only_slow(
     await client.points_awaiting_fulfillment(MEMBER)
     await client.points_awaiting_fulfillment(MEMBER)
     assert 18 == clock.skipped
+
+
+async def test_a_budget_on_the_clock_paces(make_client: MakeClient, clock: InstantClock) -> None:
+    """The waits pass at once, and the budget knows."""
+    client = make_client(budget=RateBudget(60, burst=1, clock=clock.elapsed))
+    for _ in range(40):
+        await client.points_awaiting_fulfillment(MEMBER)
+    assert 39 == pytest.approx(clock.skipped)
+
+
+async def test_a_budget_on_another_clock_is_refused(make_client: MakeClient) -> None:
+    """It would ask for the same waits again: soon no call would end before its deadline."""
+    for budget in (RateBudget(60), RateBudget(clock=InstantClock().elapsed)):
+        with pytest.raises(ConfigurationError, match="on its clock"):
+            make_client(budget=budget)
+
+
+async def test_no_budget_is_the_usual_one(
+    make_client: MakeClient, emulator: Emulator, clock: InstantClock
+) -> None:
+    """Unpaced, and on the clock: the pause of a 429 passes once."""
+    emulator.script(Fault.status(429, retry_after=20))
+    client = make_client(budget=None)
+    for _ in range(3):
+        await client.points_awaiting_fulfillment(MEMBER)
+    assert 20 <= clock.skipped < 21
 
 
 async def test_a_deadline_ends_a_call(

@@ -824,6 +824,21 @@ provider.add_span_processor(SimpleSpanProcessor(exporter))
 """
 SET = "trace.set_tracer_provider(provider); metrics.set_meter_provider(MeterProvider([reader]))"
 SPANS = "print(sorted({span.name for span in exporter.get_finished_spans()}))"
+FORKED = """
+import os
+
+def told():
+    found = reader.get_metrics_data()
+    print(found is not None and "retry_quota" in found.to_json(), flush=True)
+
+def fork():
+    child = os.fork()
+    if not child:
+        told()
+        os._exit(0)
+    os.waitpid(child, 0)
+    told()
+"""
 COUNTED = "[r] = reader.get_metrics_data().resource_metrics; print(len(r.scope_metrics[0].metrics))"
 
 
@@ -845,10 +860,11 @@ COUNTED = "[r] = reader.get_metrics_data().resource_metrics; print(len(r.scope_m
             "['iter_user_purchases', 'user_purchases']\n6",
             id="providers-set-while-it-is-open",
         ),
+        pytest.param(f"{LATE}{SET}{FORKED}", "fork()", "", "False\nTrue", id="no-quota-in-a-forked-child"),
     ],
 )
 def test_whole_programs(before: str, inside: str, after: str, printed: str) -> None:
-    """Without OpenTelemetry, without a use for it, and with providers that come late."""
+    """Without OpenTelemetry, without a use for it, with providers that come late, and forked."""
     program = PROGRAM.format(before=before, inside=inside, after=after)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120

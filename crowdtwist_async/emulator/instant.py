@@ -165,14 +165,21 @@ def instant_client(emulator: Emulator, clock: InstantClock, **options: Any) -> C
     Args:
         emulator: What answers.
         clock: What the pauses pass on.
-        options: Of `CrowdTwistClient`, but for `transport` and `http_client`.
+        options: Of `CrowdTwistClient`, but for `transport` and `http_client`. A `RateBudget` must be on
+            `clock.elapsed`.
 
     Raises:
         ConfigurationError: An option can't work.
     """
     if options.keys() & {"transport", "http_client"}:
         raise ConfigurationError("a client in process has its own transport, and takes no http_client")
-    options.setdefault("budget", RateBudget(per_minute=math.inf, clock=clock.elapsed))
+    if options.get("budget") is None:
+        options["budget"] = RateBudget(per_minute=math.inf, clock=clock.elapsed)
+    if not _keeps_time(options["budget"], clock):
+        raise ConfigurationError(
+            "a RateBudget of a client in process must be on its clock:"
+            " RateBudget(60, clock=crowdtwist_clock.elapsed)"
+        )
     client = emulator.client(**options)
     made = client._session  # noqa: SLF001 - its settings are checked; they are for another session
     client._session = _InstantSession(  # noqa: SLF001 - as above
@@ -183,6 +190,13 @@ def instant_client(emulator: Emulator, clock: InstantClock, **options: Any) -> C
         max_in_flight=made.max_in_flight,
     )
     return client
+
+
+def _keeps_time(budget: Any, clock: InstantClock) -> bool:
+    """Whether a budget notices that its waits have passed."""
+    if not isinstance(budget, RateBudget):
+        return True
+    return budget._clock == clock.elapsed  # noqa: SLF001 - its only reader
 
 
 def discard(client: CrowdTwistClient) -> None:
