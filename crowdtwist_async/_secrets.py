@@ -141,9 +141,9 @@ def _whole(form: str) -> str:
 
 class LogRedaction(logging.Filter):
     """
-    Masks the key in the records of the HTTP libraries while a client is open.
+    Masks keys, and what follows the client's hosts in URLs, in the HTTP libraries' records while it is open.
 
-    Filters are not inherited by child loggers, so each logger of `_WIRE_LOGGERS` gets its own.
+    A path names a user. Filters are not inherited by child loggers, so each of `_WIRE_LOGGERS` gets its own.
     """
 
     _CORE_PARTS = ("connection", "http11", "http2", "proxy", "socks")
@@ -155,9 +155,12 @@ class LogRedaction(logging.Filter):
         "aiohttp.client",
     )
 
-    def __init__(self, redact: Redactor) -> None:
+    def __init__(self, redact: Redactor, origins: Iterable[str] = ()) -> None:
         super().__init__()
         self._redact = redact
+        self._urls = [
+            re.compile(rf"({re.escape(origin)}(?![\w.:-]))[^\s\"'<>]+", re.IGNORECASE) for origin in origins
+        ]
 
     def install(self) -> None:
         """Start masking."""
@@ -173,6 +176,8 @@ class LogRedaction(logging.Filter):
         """Keep every record, with its text masked."""
         text = record.getMessage()
         masked = self._redact(text)
+        for url in self._urls:
+            masked = url.sub(rf"\1/{MASK}", masked)
         if masked != text:
             record.msg, record.args = masked, ()
         return True

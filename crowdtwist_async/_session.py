@@ -34,7 +34,9 @@ class Session:
         self._transport = transport
         self.budget = budget
         self.max_in_flight = max_in_flight
-        self._log_redaction = LogRedaction(Redactor(settings.key, further=settings.key_pair))
+        self._log_redaction = LogRedaction(
+            Redactor(settings.key, further=settings.key_pair), {settings.api.origin, settings.pos.origin}
+        )
         self.stats = Stats()
         self._telemetry: Telemetry | None = None
         self._sender: Sender | None = None

@@ -285,6 +285,33 @@ def test_records_of_the_wire_are_masked(
     assert [(), ()] == [record.args for record in caplog.records]
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        pytest.param("https://api201.ct.com/v2.1/users/7?page=2", "https://api201.ct.com/***", id="path"),
+        pytest.param("https://API201.ct.com?id=7", "https://API201.ct.com/***", id="query-alone"),
+        pytest.param("https://api201.ct.com", "https://api201.ct.com", id="nothing-to-mask"),
+        pytest.param(
+            "https://api201.ct.com.example/users/7", "https://api201.ct.com.example/users/7", id="other"
+        ),
+        pytest.param(
+            "https://api201.ct.com:8443/users/7", "https://api201.ct.com:8443/users/7", id="other-port"
+        ),
+    ],
+)
+def test_a_url_of_the_client_names_no_user(url: str, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The libraries log the address of each request; other programs' addresses stay."""
+    caplog.set_level(logging.INFO)
+    redaction = LogRedaction(Redactor(Secret(KEY)), ["https://api201.ct.com"])
+    redaction.install()
+    try:
+        logging.getLogger("httpx").info('HTTP Request: GET %s "HTTP/1.1 200 OK"', url)
+    finally:
+        redaction.remove()
+
+    assert [f'HTTP Request: GET {told} "HTTP/1.1 200 OK"'] == [entry.getMessage() for entry in caplog.records]
+
+
 def test_other_records_stay_as_they_are(redaction: LogRedaction, caplog: pytest.LogCaptureFixture) -> None:
     """A record without the key keeps its arguments, for handlers that read them."""
     caplog.set_level(logging.DEBUG)

@@ -7,6 +7,7 @@ An injected client may be httpx2's as well, where that is installed: see `nox -s
 from __future__ import annotations
 
 import contextlib
+import logging
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -47,6 +48,19 @@ def make_client(server: WireServer, **options: Any) -> CrowdTwistClient:
     return CrowdTwistClient(
         **{"api_key": KEY, "api_url": server.url, "pos_url": server.url, "retry": ONCE, **options}
     )
+
+
+async def test_an_injected_client_logs_no_user(library: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """It tells the address of each request at INFO, and its connections tell more at DEBUG."""
+    caplog.set_level(logging.DEBUG)
+    with WireServer() as server:
+        async with library.AsyncClient() as injected:
+            async with make_client(server, http_client=injected) as client:
+                await client.points_awaiting_fulfillment("11138266")
+        told = [entry.getMessage() for entry in caplog.records if entry.name == library.__name__]
+
+        assert [f'HTTP Request: GET {server.url}/*** "HTTP/1.1 200 OK"'] == told
+    assert not any("11138266" in entry.getMessage() for entry in caplog.records)
 
 
 async def test_an_injected_client_is_used_and_stays_open(library: Any) -> None:
