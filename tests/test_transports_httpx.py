@@ -22,6 +22,7 @@ from wire import WireServer, hang, reply
 from crowdtwist_async import (
     AuthenticationError,
     CrowdTwistClient,
+    DecodeError,
     HttpxTransport,
     Request,
     RequestTimeoutError,
@@ -56,7 +57,8 @@ async def test_an_injected_client_logs_no_user(library: Any, caplog: pytest.LogC
     with WireServer() as server:
         async with library.AsyncClient() as injected:
             async with make_client(server, http_client=injected) as client:
-                await client.points_awaiting_fulfillment("11138266")
+                with pytest.raises(DecodeError, match="about another user"):
+                    await client.points_awaiting_fulfillment("11138266")
         told = [entry.getMessage() for entry in caplog.records if entry.name == library.__name__]
 
         assert [f'HTTP Request: GET {server.url}/*** "HTTP/1.1 200 OK"'] == told
