@@ -75,7 +75,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "ledger": {"export.ledger": ("export_ledger", "export_storage", "export_target")},
     "redaction": {"_secrets": ("secrets", "replies", "client")},
     "protocol": {
-        "_protocol": ("protocol", "replies", "arguments", "page_walk"),
+        "_protocol": ("protocol", "replies", "page_walk", "signing"),
         "_replies": ("replies",),
         "_arguments": ("arguments", "protocol", "client"),
     },
