@@ -214,6 +214,14 @@ def test_ranges_include_both_ends_and_may_be_open(start: str | None, end: str | 
     assert expected == checked_dates(start, end)
 
 
+@pytest.mark.parametrize("name", ["date_start", "date_end"])
+def test_the_end_of_a_range_that_is_no_date_is_named(name: str) -> None:
+    """A program gives two, and one of them is wrong."""
+    days: dict[str, Any] = {"date_start": None, "date_end": None, name: "soon"}
+    with pytest.raises(InvalidArgumentError, match=f"^{name} must be a date"):
+        checked_dates(**days)
+
+
 def test_reversed_ranges_are_refused() -> None:
     """`date_end` before `date_start` is an error before any request."""
     with pytest.raises(InvalidArgumentError, match="date_end is before date_start"):
