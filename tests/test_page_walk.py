@@ -592,3 +592,19 @@ async def test_a_walk_is_refused_after_the_block_of_its_prefetch() -> None:
     walk.over = True
     with pytest.raises(ClientClosedError, match="^the prefetch is over: use its items inside"):
         walk.check_open()
+
+
+@pytest.mark.parametrize("context", [None, {"walk": 1}], ids=["none", "a walk's"])
+async def test_every_call_of_a_walk_has_its_context(context: object) -> None:
+    """It is what telemetry takes for the call's parent."""
+    parents: list[object] = []
+
+    class Noting(Script):
+        async def fetch(self, call: Call[Page[int]]) -> Page[int]:
+            parents.append(call.parent)
+            return await super().fetch(call)
+
+    walk = Noting(book(8)).walk()
+    walk.context = context
+    await numbers(walk)
+    assert [context] * 3 == parents
