@@ -1,7 +1,7 @@
 """
 Mutation testing: change one thing in a module, and see whether the tests of that module notice.
 
-    python tests/mutation/mutate.py                       every group, 90 minutes
+    python tests/mutation/mutate.py                       every group, half an hour
     python tests/mutation/mutate.py walk retry            some groups
     python tests/mutation/mutate.py walk --only 17,203    single mutants, with what the tests say
 
