@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
+from conftest import captured_locals
 
 from crowdtwist_async import IdType, InvalidArgumentError
 from crowdtwist_async._arguments import (
@@ -64,22 +65,24 @@ def test_user_ids_are_taken_as_given(given: object, expected: str) -> None:
         pytest.param(b"12", "not bytes", id="bytes"),
         pytest.param(12.0, "not float", id="float"),
         pytest.param(2**63, "beyond 64 bits", id="too-large"),
+        pytest.param("x" * 2049, "longer than any id: 2048 characters at most", id="too-long"),
         pytest.param("x" * 65536, "longer than any id", id="64-kB"),
         pytest.param(-(2**63), "beyond 64 bits", id="too-small"),
     ],
 )
 def test_user_ids_that_cannot_work_are_refused(given: object, said: str) -> None:
     """What is empty, no text, or would change the path or a line is an `InvalidArgumentError`."""
-    with pytest.raises(InvalidArgumentError, match=said):
+    with pytest.raises(InvalidArgumentError, match=f"^user_id .*{said}"):
         checked_user_id(given)
 
 
 @pytest.mark.parametrize("given", ["alice@example.com\n", "alice@example.com\ud800"], ids=ascii)
 def test_refusals_do_not_repeat_the_user_id(given: str) -> None:
-    """An error's text ends up in logs, where a member's e-mail must not be."""
+    """An error's text and the locals of its frames end up in logs, where a member's e-mail must not be."""
     with pytest.raises(InvalidArgumentError) as caught:
         checked_user_id(given)
-    assert "alice" not in f"{caught.value}{caught.value!r}{caught.value.args}"
+    error = caught.value
+    assert "alice" not in f"{error}{error!r}{error.args}{captured_locals(error)}"
 
 
 @pytest.mark.parametrize("given", ["email", IdType.EMAIL], ids=["text", "enum"])
@@ -209,6 +212,14 @@ def test_ranges_include_both_ends_and_may_be_open(start: str | None, end: str | 
     """A range is given back as two dates."""
     expected = tuple(None if day is None else date.fromisoformat(day) for day in (start, end))
     assert expected == checked_dates(start, end)
+
+
+@pytest.mark.parametrize("name", ["date_start", "date_end"])
+def test_the_end_of_a_range_that_is_no_date_is_named(name: str) -> None:
+    """A program gives two, and one of them is wrong."""
+    days: dict[str, Any] = {"date_start": None, "date_end": None, name: "soon"}
+    with pytest.raises(InvalidArgumentError, match=f"^{name} must be a date"):
+        checked_dates(**days)
 
 
 def test_reversed_ranges_are_refused() -> None:

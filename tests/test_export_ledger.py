@@ -448,3 +448,32 @@ def test_a_closed_ledger_is_closed(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match="closed database"):
         ledger.get("key")
+
+
+def test_closing_it_twice_closes_nothing_else(tmp_path: Path) -> None:
+    """The descriptor of its lock is somebody else's by then."""
+    ledger = Ledger(tmp_path / "ledger.sqlite", "out")
+    ledger.close()
+    descriptors = [os.open(tmp_path, os.O_RDONLY) for _ in range(8)]
+    ledger.close()
+
+    for descriptor in descriptors:
+        assert stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        os.close(descriptor)
+
+
+def test_what_is_begun_anew_is_emptied_on_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is written to it: after a power failure no old member counts as done."""
+    made(path)
+    sizes: list[int] = []
+    fsync = os.fsync
+
+    def recording(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
+            sizes.append(found.st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    Ledger(path, "out.jsonl", lambda: None).close()
+    assert [0] == sizes

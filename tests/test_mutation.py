@@ -7,12 +7,13 @@ from __future__ import annotations
 import ast
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "mutation"))
 from mutants import mutants_of
-from mutate import GROUPS, ROOT, TESTS
+from mutate import GROUPS, ROOT, TESTS, Order
 
 SOURCE = '''
 """Docstring."""
@@ -70,3 +71,18 @@ def test_every_group_names_modules_and_tests_that_are_there(group: str) -> None:
     for module, tests in GROUPS[group].items():
         assert (ROOT / "crowdtwist_async" / f"{module.replace('.', '/')}.py").is_file()
         assert all((TESTS / f"test_{test}.py").is_file() for test in tests)
+
+
+def test_what_noticed_before_comes_first_and_examples_last(tmp_path: Path) -> None:
+    """A mutant is often noticed by what noticed the one before it; the other tests keep their order."""
+    drawn = SimpleNamespace(is_hypothesis_test=True)
+    tests = {"a": drawn, "b": None, "c": None, "d": drawn}
+    items = [SimpleNamespace(nodeid=name, obj=function) for name, function in tests.items()]
+    order = Order(tmp_path / "note")
+    order.pytest_collection_modifyitems(items)
+    assert ["b", "c", "a", "d"] == [item.nodeid for item in items]
+
+    for name, failed in (("d", True), ("b", False)):
+        order.pytest_runtest_logreport(SimpleNamespace(nodeid=name, failed=failed))
+    order.pytest_collection_modifyitems(items)
+    assert ["d", "b", "c", "a"] == [item.nodeid for item in items]

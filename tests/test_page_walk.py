@@ -21,6 +21,7 @@ from crowdtwist_async._page_walk import PageWalk, Route, fingerprint
 from crowdtwist_async._protocol import Call, rewards_call
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async.errors import (
+    ClientClosedError,
     ConnectionFailedError,
     CrowdTwistError,
     PaginationDriftError,
@@ -582,3 +583,28 @@ async def test_a_warning_names_no_frame_of_what_runs_the_loop(library: str) -> N
     with pytest.warns(PaginationDriftWarning) as caught:
         await program["ask"]()
     assert ["program.py"] == [warning.filename for warning in caught]
+
+
+async def test_a_walk_is_refused_after_the_block_of_its_prefetch() -> None:
+    """Until then it is open."""
+    walk = Script(book(8)).walk()
+    walk.check_open()
+    walk.over = True
+    with pytest.raises(ClientClosedError, match="^the prefetch is over: use its items inside"):
+        walk.check_open()
+
+
+@pytest.mark.parametrize("context", [None, {"walk": 1}], ids=["none", "a walk's"])
+async def test_every_call_of_a_walk_has_its_context(context: object) -> None:
+    """It is what telemetry takes for the call's parent."""
+    parents: list[object] = []
+
+    class Noting(Script):
+        async def fetch(self, call: Call[Page[int]]) -> Page[int]:
+            parents.append(call.parent)
+            return await super().fetch(call)
+
+    walk = Noting(book(8)).walk()
+    walk.context = context
+    await numbers(walk)
+    assert [context] * 3 == parents

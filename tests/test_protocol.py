@@ -257,16 +257,18 @@ def test_each_endpoint_takes_its_own_id_types(make: Callable[..., Call[Any]], ta
             "date_end is before date_start",
             id="ruling-23-reversed",
         ),
-        pytest.param(points, {"user_id": ".."}, "would change the path", id="dot-dot"),
-        pytest.param(rewards, {"user_id": ""}, "empty or blank", id="empty"),
-        pytest.param(purchases, {"user_id": "1\r\n2"}, "control character", id="line-break"),
+        pytest.param(
+            points, {"user_id": ".."}, "user_id is '.' or '..', which would change the path", id="dot-dot"
+        ),
+        pytest.param(rewards, {"user_id": ""}, "user_id is empty or blank", id="empty"),
+        pytest.param(purchases, {"user_id": "1\r\n2"}, "user_id holds a control character", id="line-break"),
     ],
 )
 def test_arguments_are_refused_before_any_request(
     make: Callable[..., Call[Any]], arguments: dict[str, Any], said: str
 ) -> None:
     """No call is made of arguments that can't work."""
-    with pytest.raises(InvalidArgumentError, match=said):
+    with pytest.raises(InvalidArgumentError, match=f"^{re.escape(said)}"):
         make(**arguments)
 
 
@@ -480,3 +482,21 @@ def test_endpoints_are_what_the_reference_says(name: str, expected: tuple[str, s
     """Each has its coroutine's name, its host, and the name of its array."""
     endpoint = ENDPOINTS[name]
     assert expected == (endpoint.name, endpoint.host, endpoint.entries)
+
+
+@pytest.mark.parametrize(
+    ("call", "template"),
+    [
+        pytest.param(points(), "/fulfillment/users/{user_id}", id="points"),
+        pytest.param(points("a@example.com", "email"), "/fulfillment/users", id="points-by-parameter"),
+        pytest.param(rewards(), "/v2.1/users/{user_id}/rewards", id="rewards"),
+        pytest.param(
+            rewards("a@example.com", id_type="email"), "/v2.1/users/{user_id}/rewards", id="rewards-by-email"
+        ),
+        pytest.param(purchases(), "/users/{user_id}/purchases", id="purchases"),
+    ],
+)
+def test_a_template_is_the_path_without_the_user(call: Call[Any], template: str) -> None:
+    """Telemetry names paths by it, so that there are few of them and no user in any."""
+    assert template == call.template
+    assert re.fullmatch(template.replace("{user_id}", "[^/]+"), call.path)
