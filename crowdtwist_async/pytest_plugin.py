@@ -168,7 +168,8 @@ def crowdtwist_faults_met(crowdtwist_emulator: Emulator) -> Iterator[None]:
     yield
     pending = crowdtwist_emulator.pending_faults
     if pending:
-        pytest.fail(f"{len(pending)} scripted faults have not happened: {pending}", pytrace=False)
+        number = "1 scripted fault has" if len(pending) == 1 else f"{len(pending)} scripted faults have"
+        pytest.fail(f"{number} not happened: {', '.join(map(repr, pending))}", pytrace=False)
 
 
 def _told(error: Exception) -> str:

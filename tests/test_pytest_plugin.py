@@ -317,7 +317,7 @@ def test_by_default(crowdtwist_emulator):
     write(pytester, test)
     result = run_here()
     result.assert_outcomes(passed=3, errors=1)
-    result.stdout.fnmatch_lines("*1 scripted faults have not happened*status*503*")
+    result.stdout.fnmatch_lines("*1 scripted fault has not happened: Fault(kind='status', code=503)*")
 
 
 def test_no_failure_shows_the_key(run: Run, pytester: pytest.Pytester) -> None:
