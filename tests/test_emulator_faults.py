@@ -340,3 +340,9 @@ def test_an_unknown_limit_is_refused() -> None:
     """A slip of the pen would hit everybody."""
     with pytest.raises(TypeError, match="users"):
         Fault.status(503, users=SECOND)  # type: ignore[call-arg]  # the mistake
+
+
+def test_faults_stand_in_a_list() -> None:
+    """One alone is told so."""
+    with pytest.raises(TypeError, match=r"^faults must be a list, such as \[Fault.status\(503\)\]$"):
+        Emulator(faults=Fault.status(503))  # type: ignore[arg-type]  # the mistake

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast, get_args
 from crowdtwist_async._secrets import MASK
 from crowdtwist_async.emulator.answers import HTML_TYPE, JSON_TYPE, Answer, Headers, refusal
 from crowdtwist_async.emulator.calls import POINTS, PURCHASES, REWARDS, Call
+from crowdtwist_async.emulator.counts import is_share
 
 Kind = Literal["status", "delay", "stall", "reset", "truncate", "drift", "rewrite"]
 
@@ -199,7 +200,7 @@ class FaultQueue:
     """
 
     def __init__(self, rate: float, seed: int) -> None:
-        if not 0.0 <= rate <= 1.0:
+        if not is_share(rate):
             raise ValueError("fault_rate must be from 0 to 1")
         self._rate = rate
         self._random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
@@ -212,6 +213,8 @@ class FaultQueue:
 
     def extend(self, faults: Iterable[Fault | None]) -> None:
         """Queue more; `None` lets one request pass."""
+        if isinstance(faults, Fault):
+            raise TypeError("faults must be a list, such as [Fault.status(503)]")
         for fault in faults:
             if fault is not None and not isinstance(fault, Fault):
                 raise TypeError(f"script takes faults such as Fault.status(503), and None, not {fault!r}")
