@@ -317,8 +317,15 @@ def test_rows_are_printed_as_they_come(crowdtwist: Command, emulator: Emulator) 
             "disarming formulas is for CSV alone: no other format has any",
             id="formulas",
         ),
-        pytest.param(["emulator", "--members", "-1"], "members and rewards can't be negative", id="emulator"),
-        pytest.param(["emulator", "--fault-rate", "2"], "fault_rate must be from 0 to 1", id="fault-rate"),
+        pytest.param(
+            ["emulator", "--members", "-1"], "--members must be an integer of 0 or more", id="emulator"
+        ),
+        pytest.param(
+            ["emulator", "--per-minute", "0"],
+            "--per-minute must be an integer of 1 or more",
+            id="emulator-per-minute",
+        ),
+        pytest.param(["emulator", "--fault-rate", "2"], "--fault-rate must be from 0 to 1", id="fault-rate"),
         pytest.param(
             ["emulator", "--port", "65536"],
             "--port must be from 0 to 65535; 0 takes a free one",
@@ -460,8 +467,10 @@ def test_a_member_that_can_not_be_printed_is_told(
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", stdout)
         ended = crowdtwist("purchases", USER, "--emulator")
+        document = crowdtwist("openapi")
 
     assert ended.refused(1, sentence)
+    assert document.refused(1, sentence)
 
 
 def test_a_reader_that_leaves_is_no_error(
