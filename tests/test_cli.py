@@ -487,6 +487,32 @@ def test_a_reader_that_leaves_is_no_error(
     assert (1, "") == (code, capfd.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["points", USER, "--emulator"], id="points"),
+        pytest.param(["openapi"], id="openapi"),
+        pytest.param(["plan", "--ids", "-", "--endpoint", "points"], id="plan"),
+    ],
+)
+def test_an_output_that_can_not_be_written_ends_the_process(ids: Path, arguments: list[str]) -> None:
+    """With one sentence, and the exit code of a failure: the interpreter has no complaint of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    # A file that is open for reading alone.
+    with ids.open() as unwritable:
+        ended = subprocess.run(
+            python_m(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=unwritable,
+            stderr=subprocess.PIPE,
+            env=environment,
+            timeout=60,
+        )
+
+    assert 1 == ended.returncode
+    assert re.fullmatch(r"crowdtwist: standard output can't be written: .+\r?\n", ended.stderr.decode())
+
+
 def test_a_closed_pipe_ends_the_process() -> None:
     """Also at its real end."""
     command = python_m("purchases", USER, "--emulator")
