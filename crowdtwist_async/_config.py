@@ -18,6 +18,7 @@ from crowdtwist_async._signing import HmacKey
 from crowdtwist_async.errors import ConfigurationError
 
 _KEY = r"[\x21-\x7e]{1,4096}"
+_ONE_LINE = "it must hold one line, the key alone, without a byte order mark (BOM)"
 _ENVIRONMENT = r"[a-z0-9]{0,20}-?"
 _LONGEST = 1e9
 """Seconds: 30 years."""
@@ -193,8 +194,8 @@ def settings_from_env(*, with_key: bool = True, with_signing: bool = True) -> di
     error could show.
 
     Raises:
-        ConfigurationError: A key is given twice, its file can't be read, half a key pair is there, or
-            the rate is no number.
+        ConfigurationError: A key is given twice, its file can't be read or holds no key, half a key pair
+            is there, or the rate is no number.
     """
     arguments: dict[str, Any] = {
         "client_id": _variable("CLIENT_ID"),
@@ -238,7 +239,15 @@ def signing_from_env() -> HmacKey | None:
         value = _variable(f"HMAC_{switch.upper()}")
         if value is not None:
             pair[switch] = value
-    return HmacKey(**pair)
+    try:
+        return HmacKey(**pair)
+    except ConfigurationError as error:
+        problem = error.reason
+    raise ConfigurationError(re.sub(r"^HmacKey's (\w+)", _its_variable, problem))
+
+
+def _its_variable(argument: re.Match[str]) -> str:
+    return f"CROWDTWIST_HMAC_{argument[1].upper()}"
 
 
 def _key_from_env(name: str) -> Secret | None:
@@ -249,9 +258,14 @@ def _key_from_env(name: str) -> Secret | None:
     if _variable(name):
         raise ConfigurationError(f"set CROWDTWIST_{name} or CROWDTWIST_{name}_FILE, not both")
     try:
-        return Secret(Path(file).read_text(encoding="utf-8").strip())
+        key = Secret(Path(file).read_text(encoding="utf-8").strip())
     except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        problem = getattr(error, "strerror", None) or f"it is no UTF-8 text: {_ONE_LINE}"
+    else:
+        if re.fullmatch(_KEY, key.reveal()):
+            return key
+        holds = "holds something else" if key.reveal() else "is empty"
+        raise ConfigurationError(f"the file of CROWDTWIST_{name}_FILE {holds}: {_ONE_LINE}")
     raise ConfigurationError(f"CROWDTWIST_{name}_FILE can't be read: {problem}")
 
 

@@ -42,6 +42,7 @@ _LONGEST_TEXT = 2_000
 _MOST_DETAILS = 50
 _SNIPPET_LENGTH = 200
 _SNIPPET_SOURCE = 4096
+_CHECK_KEY = "check the API key, the client id and the environment: sandboxes have keys of their own"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -198,6 +199,13 @@ def _status_error(reply: Reply, said: _Said, redact: Redactor, snippet: str | No
     error.retry_after = read_retry_after(reply.headers.get("retry-after"))
     is_server_error = isinstance(error, ServerError) and said.code != _NOT_CONFIGURED
     error.retryable = status in _RETRYABLE_STATUSES or is_server_error
+    return error
+
+
+def explain_refused_key(error: AuthenticationError) -> AuthenticationError:
+    """Say what to check when the server refuses the key; a 403 of a gateway may have another reason."""
+    if error.code == _INVALID_AUTH:
+        error.args = (f"{error.reason} ({_CHECK_KEY})",)
     return error
 
 

@@ -86,6 +86,14 @@ def delay_before_retry(
     return jitter() * longest
 
 
+def explain_no_retry(error: CrowdTwistError) -> None:
+    """Say so, where the server asks for a pause that would end too late for the call."""
+    asked = error.retry_after if isinstance(error, APIStatusError) else None
+    if asked is not None:
+        why = f"Retry-After asks for {math.ceil(asked)} s, more than the deadline leaves"
+        error.args = (f"{error.reason} (not tried again: {why})",)
+
+
 def read_retry_after(header: str | None, now: datetime | None = None) -> float | None:
     """
     Read a `Retry-After` header, seconds or an HTTP date.

@@ -22,8 +22,8 @@ from crowdtwist_async._permits import Permits
 from crowdtwist_async._progress import METER, Progress, Stats
 from crowdtwist_async._protocol import Call
 from crowdtwist_async._quota import RetryQuota
-from crowdtwist_async._replies import read_reply
-from crowdtwist_async._retry import RetryPolicy, delay_before_retry
+from crowdtwist_async._replies import explain_refused_key, read_reply
+from crowdtwist_async._retry import RetryPolicy, delay_before_retry, explain_no_retry
 from crowdtwist_async._secrets import Redactor
 from crowdtwist_async._signing import explain_refusal
 from crowdtwist_async.errors import (
@@ -144,7 +144,10 @@ class Sender:
             progress.uncounted = 1
             return 0.0
         delay = delay_before_retry(error, progress.attempts - progress.uncounted, options.retry)
-        if delay is None or delay >= progress.left(self._clock()):
+        if delay is None:
+            return None
+        if delay >= progress.left(self._clock()):
+            explain_no_retry(error)
             return None
         cost = self._quota.take(error)
         if cost is None:
@@ -244,12 +247,13 @@ class Sender:
         return self._read(call, request, ended, redact)
 
     def _read(self, call: Call[T], request: Request, reply: Reply, redact: Redactor) -> T | CrowdTwistError:
-        if request.signed is None:
-            return read_reply(call, reply, redact)
-        outcome = read_reply(call, reply, redact.knowing(request.signed.signature))
-        if isinstance(outcome, AuthenticationError):
-            return explain_refusal(outcome, reply.headers.get("date"), self._settings.wall_clock())
-        return outcome
+        signed = request.signed
+        outcome = read_reply(call, reply, redact if signed is None else redact.knowing(signed.signature))
+        if not isinstance(outcome, AuthenticationError):
+            return outcome
+        if signed is None:
+            return explain_refused_key(outcome)
+        return explain_refusal(outcome, reply.headers.get("date"), self._settings.wall_clock())
 
     async def _exchange(self, request: Request) -> Reply | CrowdTwistError | None:
         """One attempt in its time; `None` when that was over."""

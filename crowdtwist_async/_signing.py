@@ -142,7 +142,10 @@ def explain_refusal(error: AuthenticationError, date: str | None, now: float) ->
     if abs(off) > WINDOW:
         way = "ahead of" if off > 0 else "behind"
         clock = f"this machine's clock, which is {abs(off) / 60:,.0f} minutes {way} the server's"
-    checks = f"{clock}, that the HMAC key pair is this program's, and HmacKey's timestamp and digest"
+    checks = (
+        f"{clock}, that the HMAC key pair is this program's and signing is switched on for it, HmacKey's"
+        " timestamp and digest (CROWDTWIST_HMAC_TIMESTAMP and _DIGEST), and that no gateway changes the path"
+    )
     error.args = (f"{error.reason} (the request was signed: check {checks})",)
     return error
 

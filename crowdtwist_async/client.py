@@ -450,7 +450,9 @@ class CrowdTwistClient:
             # Crash reporters print the half-made client whose settings were refused.
             return "<CrowdTwistClient refused>"
         settings = self._session.settings
-        return f"<CrowdTwistClient api={settings.api.origin} pos={settings.pos.origin} {self._session.state}>"
+        signs = "" if settings.signing is None else " signing"
+        where = f"api={settings.api.origin} pos={settings.pos.origin}"
+        return f"<CrowdTwistClient {where}{signs} {self._session.state}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a client can't be pickled or copied: make one in each process")

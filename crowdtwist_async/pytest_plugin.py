@@ -20,7 +20,8 @@ trio, and in a test that calls `asyncio.run` or `anyio.run` itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -72,11 +73,17 @@ def crowdtwist_emulator(
     `script` says what goes wrong, `requests` what was asked. It has 1,000 members; no ceiling unless
     `per_minute` is given, which is then counted on `crowdtwist_clock`.
     """
-    options = {"clock": crowdtwist_clock.now, "sleep": crowdtwist_clock.delay, **crowdtwist_emulator_options}
+    given = _named(crowdtwist_emulator_options, "crowdtwist_emulator_options", "{'members': 5}")
+    options = {"clock": crowdtwist_clock.now, "sleep": crowdtwist_clock.delay, **given}
     for mark in reversed(list(request.node.iter_markers(_MARK))):
         if mark.args:
             pytest.fail(f"the mark {_MARK} takes arguments by name, such as members=5", pytrace=False)
         options |= mark.kwargs
+    known = inspect.signature(Emulator).parameters
+    unknown = sorted(repr(name) for name in options.keys() - known.keys())
+    if unknown:
+        problem = f"an emulator has no {' and no '.join(unknown)}; it has {', '.join(known)}"
+        pytest.fail(f"the mark {_MARK}, or crowdtwist_emulator_options: {problem}", pytrace=False)
     try:
         return Emulator(**options)
     except (TypeError, ValueError) as error:
@@ -111,9 +118,10 @@ def crowdtwist_client(
     `Retry-After` asks for and delays of the emulator's replies pass at once on `crowdtwist_clock`:
     attempts, timeouts and deadlines end as they would if the time had passed.
     """
+    options = _named(crowdtwist_client_options, "crowdtwist_client_options", "{'timeout': 5}")
     client, problem = None, ""
     try:
-        client = instant_client(crowdtwist_emulator, crowdtwist_clock, **crowdtwist_client_options)
+        client = instant_client(crowdtwist_emulator, crowdtwist_clock, **options)
     except (TypeError, ConfigurationError) as error:
         problem = _told(error)
     if client is None:
@@ -168,7 +176,17 @@ def crowdtwist_faults_met(crowdtwist_emulator: Emulator) -> Iterator[None]:
     yield
     pending = crowdtwist_emulator.pending_faults
     if pending:
-        pytest.fail(f"{len(pending)} scripted faults have not happened: {pending}", pytrace=False)
+        number = "1 scripted fault has" if len(pending) == 1 else f"{len(pending)} scripted faults have"
+        pytest.fail(f"{number} not happened: {', '.join(map(repr, pending))}", pytrace=False)
+
+
+def _named(options: object, fixture: str, example: str) -> Mapping[str, Any]:
+    """What a fixture that may be overridden gives."""
+    if isinstance(options, Mapping):
+        return options
+    pytest.fail(
+        f"{fixture} must return a dict such as {example}, not {type(options).__name__}", pytrace=False
+    )
 
 
 def _told(error: Exception) -> str:

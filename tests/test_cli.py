@@ -317,8 +317,15 @@ def test_rows_are_printed_as_they_come(crowdtwist: Command, emulator: Emulator) 
             "disarming formulas is for CSV alone: no other format has any",
             id="formulas",
         ),
-        pytest.param(["emulator", "--members", "-1"], "members and rewards can't be negative", id="emulator"),
-        pytest.param(["emulator", "--fault-rate", "2"], "fault_rate must be from 0 to 1", id="fault-rate"),
+        pytest.param(
+            ["emulator", "--members", "-1"], "--members must be an integer of 0 or more", id="emulator"
+        ),
+        pytest.param(
+            ["emulator", "--per-minute", "0"],
+            "--per-minute must be an integer of 1 or more",
+            id="emulator-per-minute",
+        ),
+        pytest.param(["emulator", "--fault-rate", "2"], "--fault-rate must be from 0 to 1", id="fault-rate"),
         pytest.param(
             ["emulator", "--port", "65536"],
             "--port must be from 0 to 65535; 0 takes a free one",
@@ -460,8 +467,10 @@ def test_a_member_that_can_not_be_printed_is_told(
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", stdout)
         ended = crowdtwist("purchases", USER, "--emulator")
+        document = crowdtwist("openapi")
 
     assert ended.refused(1, sentence)
+    assert document.refused(1, sentence)
 
 
 def test_a_reader_that_leaves_is_no_error(
@@ -476,6 +485,32 @@ def test_a_reader_that_leaves_is_no_error(
         pipe.write("what the interpreter still had to flush")
 
     assert (1, "") == (code, capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["points", USER, "--emulator"], id="points"),
+        pytest.param(["openapi"], id="openapi"),
+        pytest.param(["plan", "--ids", "-", "--endpoint", "points"], id="plan"),
+    ],
+)
+def test_an_output_that_can_not_be_written_ends_the_process(ids: Path, arguments: list[str]) -> None:
+    """With one sentence, and the exit code of a failure: the interpreter has no complaint of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    # A file that is open for reading alone.
+    with ids.open() as unwritable:
+        ended = subprocess.run(
+            python_m(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=unwritable,
+            stderr=subprocess.PIPE,
+            env=environment,
+            timeout=60,
+        )
+
+    assert 1 == ended.returncode
+    assert re.fullmatch(r"crowdtwist: standard output can't be written: .+\r?\n", ended.stderr.decode())
 
 
 def test_a_closed_pipe_ends_the_process() -> None:

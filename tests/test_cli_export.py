@@ -409,7 +409,7 @@ def test_a_refused_key_stops_an_export(export: Export, emulator: Emulator, tmp_p
     assert (4, 3) == (ended.code, emulator.stats.requests)
     assert "points: 12 members, at least 12 requests, without a limit." == plan
     assert sentence.startswith(
-        "crowdtwist: 403 invalid_auth: Emulated fault. (points_awaiting_fulfillment at "
+        "crowdtwist: 403 invalid_auth: Emulated fault. (check the API key, the client id and the environment: "
     )
     assert each_once("10000000", "10000001") == stored(tmp_path / "out.jsonl")
 

@@ -32,6 +32,7 @@ from crowdtwist_async import (
     ConnectionFailedError,
     CrowdTwistClient,
     CrowdTwistError,
+    HmacKey,
     InvalidArgumentError,
     RateBudget,
     RetryPolicy,
@@ -324,6 +325,9 @@ def test_repr_and_pickle() -> None:
         "<CrowdTwistClient api=https://sb-api201.crowdtwist.com pos=https://sb-pos201.crowdtwist.com new>"
     )
     assert expected == repr(client)
+    signing = CrowdTwistClient(**LOCAL, signing=HmacKey(PUBLIC_KEY, PRIVATE_KEY))
+    assert repr(signing).endswith(" signing new>")
+    assert not leaks(repr(signing))
     for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="each process"):
             attempt(client)

@@ -304,13 +304,27 @@ def test_the_key_can_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert KEY == settings_from_env()["api_key"].reveal()
 
 
-def test_an_empty_key_file_is_an_empty_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It is refused like any empty key, not taken for no key."""
-    (tmp_path / "key").write_text("\n", encoding="utf-8")
-    monkeypatch.setenv("CROWDTWIST_API_KEY_FILE", str(tmp_path / "key"))
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        pytest.param("\n", "is empty", id="empty"),
+        pytest.param(f"\ufeff{KEY}\n", "holds something else", id="byte-order-mark"),
+        pytest.param(f"{KEY}\n{KEY}\n", "holds something else", id="two-lines"),
+        pytest.param(f"key = {KEY}", "holds something else", id="assignment"),
+    ],
+)
+@pytest.mark.parametrize("name", ["API_KEY_FILE", "HMAC_PRIVATE_KEY_FILE"])
+def test_a_key_file_holds_the_key_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str, holds: str
+) -> None:
+    """The variable is named, what the file should be is said, and the key is not shown."""
+    (tmp_path / "key").write_text(text, encoding="utf-8")
+    monkeypatch.setenv(f"CROWDTWIST_{name}", str(tmp_path / "key"))
 
-    with pytest.raises(ConfigurationError, match="^api_key is empty"):
-        make_settings(api_key=settings_from_env()["api_key"])
+    said = f"^the file of CROWDTWIST_{name} {holds}: it must hold one line, the key alone, without a byte"
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        settings_from_env()
+    assert not leaks(f"{caught.value}{captured_locals(caught.value)}")
 
 
 def test_a_key_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -336,7 +350,9 @@ def test_a_binary_key_file_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, tm
     (tmp_path / "key").write_bytes(KEY.encode() + b"\xff")
     monkeypatch.setenv("CROWDTWIST_API_KEY_FILE", str(tmp_path / "key"))
 
-    with pytest.raises(ConfigurationError, match="can't be read: it is no UTF-8 text$") as caught:
+    with pytest.raises(
+        ConfigurationError, match="can't be read: it is no UTF-8 text: it must hold"
+    ) as caught:
         settings_from_env()
     assert caught.value.__context__ is None
 
@@ -397,13 +413,18 @@ def test_the_private_key_can_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tm
         ),
         pytest.param(
             {"HMAC_PUBLIC_KEY": f"{PUBLIC_KEY}\n", "HMAC_PRIVATE_KEY": PRIVATE_KEY},
-            "HmacKey's public_key .* a newline at its end",
+            "CROWDTWIST_HMAC_PUBLIC_KEY .* a newline at its end",
             id="newline",
         ),
         pytest.param(
             {"HMAC_PUBLIC_KEY": PUBLIC_KEY, "HMAC_PRIVATE_KEY": PRIVATE_KEY, "HMAC_DIGEST": "base64"},
-            "HmacKey's digest must be 'hex' or 'raw'",
-            id="switch",
+            "CROWDTWIST_HMAC_DIGEST must be 'hex' or 'raw'$",
+            id="digest",
+        ),
+        pytest.param(
+            {"HMAC_PUBLIC_KEY": PUBLIC_KEY, "HMAC_PRIVATE_KEY": PRIVATE_KEY, "HMAC_TIMESTAMP": "sec"},
+            "CROWDTWIST_HMAC_TIMESTAMP must be 'ms' or 's'$",
+            id="timestamp",
         ),
     ],
 )

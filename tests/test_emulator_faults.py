@@ -309,3 +309,40 @@ def test_what_is_no_fault_is_not_queued(fault: Any) -> None:
     """A script takes faults one by one."""
     with pytest.raises(TypeError, match="script takes faults"):
         Emulator().script(fault)
+
+
+def test_a_fault_for_one_user_takes_an_int() -> None:
+    """As the client does; the other members' requests pass."""
+    emulator = Emulator(faults=[Fault.status(503, user=int(SECOND))])
+
+    assert 200 == reply(emulator, user=FIRST).status
+    assert 503 == reply(emulator, user=SECOND).status
+
+
+@pytest.mark.parametrize(
+    ("expected", "fault"),
+    [
+        pytest.param("Fault(kind='status', code=503)", Fault.status(503), id="plain"),
+        pytest.param("Fault(kind='reset', user=***)", Fault.reset(user=SECOND), id="user"),
+        pytest.param(
+            "Fault(kind='truncate', endpoint='user_rewards', fraction=0.0, user=***)",
+            Fault.truncate(0.0, endpoint="user_rewards", user=int(SECOND)),
+            id="several",
+        ),
+    ],
+)
+def test_a_fault_shows_what_was_given(expected: str, fault: Fault) -> None:
+    """No unused default, and no member's id."""
+    assert expected == repr(fault)
+
+
+def test_an_unknown_limit_is_refused() -> None:
+    """A slip of the pen would hit everybody."""
+    with pytest.raises(TypeError, match="users"):
+        Fault.status(503, users=SECOND)  # type: ignore[call-arg]  # the mistake
+
+
+def test_faults_stand_in_a_list() -> None:
+    """One alone is told so."""
+    with pytest.raises(TypeError, match=r"^faults must be a list, such as \[Fault.status\(503\)\]$"):
+        Emulator(faults=Fault.status(503))  # type: ignore[arg-type]  # the mistake

@@ -115,13 +115,31 @@ def test_a_million_members_take_no_memory() -> None:
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
-        ("can't be negative", {"members": -1}),
-        ("can't be negative", {"rewards": -1}),
+        ("^members must be an integer of 0 or more$", {"members": -1}),
+        ("^members must be an integer of 0 or more$", {"members": "five"}),
+        ("^members must be an integer of 0 or more$", {"members": True}),
+        ("^rewards must be an integer of 0 or more$", {"rewards": -1}),
+        ("^keep_requests must be an integer of 0 or more$", {"keep_requests": 1.5}),
+        ("^seed must be an integer$", {"seed": "1"}),
         ("fault_rate must be from 0 to 1", {"fault_rate": 1.5}),
         ("fault_rate must be from 0 to 1", {"fault_rate": float("nan")}),
-        ("per_minute must be at least 1", {"per_minute": 0}),
+        ("^fault_rate must be from 0 to 1$", {"fault_rate": "half"}),
+        ("^per_minute must be an integer of 1 or more$", {"per_minute": 0}),
+        ("^per_minute must be an integer of 1 or more$", {"per_minute": "sixty"}),
     ],
-    ids=["members", "rewards", "rate", "rate nan", "ceiling"],
+    ids=[
+        "members",
+        "members text",
+        "members bool",
+        "rewards",
+        "requests",
+        "seed",
+        "rate",
+        "rate nan",
+        "rate text",
+        "ceiling",
+        "ceiling text",
+    ],
 )
 def test_arguments_that_make_no_program_are_refused(message: str, arguments: dict[str, int]) -> None:
     """They are refused when the emulator is made, not at the first request."""

@@ -274,12 +274,46 @@ def test_client(crowdtwist_client): ...
     result.assert_outcomes(errors=6)
     result.stdout.fnmatch_lines(
         [
-            "*the mark crowdtwist_emulator*unexpected keyword argument 'membres'*",
-            "*the mark crowdtwist_emulator*can't be negative*",
+            "*the mark crowdtwist_emulator*an emulator has no 'membres'; it has members, seed, api_key, *",
+            "*the mark crowdtwist_emulator*: members must be an integer of 0 or more*",
             "*takes arguments by name, such as members=5*",
             "*crowdtwist_client_options:*'timout'*",
             "*crowdtwist_client_options: timeout*",
             "*has its own transport*",
+        ]
+    )
+    assert not leaks(result.stdout.str() + result.stderr.str())
+
+
+def test_options_that_are_no_mapping(run_here: Run, pytester: pytest.Pytester) -> None:
+    """One sentence names the fixture, and no value."""
+    tests = f"""
+import pytest
+
+@pytest.fixture
+def crowdtwist_emulator_options():
+    return [{KEY!r}]
+
+def test_emulator(crowdtwist_emulator): ...
+
+class TestClient:
+    @pytest.fixture
+    def crowdtwist_emulator_options(self):
+        return {{}}
+
+    @pytest.fixture
+    def crowdtwist_client_options(self):
+        return None
+
+    def test_client(self, crowdtwist_client): ...
+"""
+    write(pytester, tests)
+    result = run_here("-l", "--tb=long")
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*crowdtwist_emulator_options must return a dict such as {'members': 5}, not list*",
+            "*crowdtwist_client_options must return a dict such as {'timeout': 5}, not NoneType*",
         ]
     )
     assert not leaks(result.stdout.str() + result.stderr.str())
@@ -317,7 +351,7 @@ def test_by_default(crowdtwist_emulator):
     write(pytester, test)
     result = run_here()
     result.assert_outcomes(passed=3, errors=1)
-    result.stdout.fnmatch_lines("*1 scripted faults have not happened*status*503*")
+    result.stdout.fnmatch_lines("*1 scripted fault has not happened: Fault(kind='status', code=503)*")
 
 
 def test_no_failure_shows_the_key(run: Run, pytester: pytest.Pytester) -> None:

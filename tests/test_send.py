@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -134,6 +135,27 @@ async def test_attempts_are_bounded_and_the_last_error_is_raised() -> None:
     assert "(points_awaiting_fulfillment at localhost:1, 4 attempts, " in str(error)
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        pytest.param(
+            b'{"error": "invalid_auth", "message": "no"}',
+            "403 invalid_auth: no (check the API key, the client id and the environment: sandboxes have keys of"
+            " their own)",
+            id="key",
+        ),
+        pytest.param(b"<html>Blocked", "403: <html>Blocked", id="gateway"),
+    ],
+)
+async def test_a_refused_key_says_what_to_check(body: bytes, reason: str) -> None:
+    """Where it is the API that refuses it; the attributes stay the server's."""
+    _, _, error = await send_all(status(403, body))
+    assert isinstance(error, AuthenticationError)
+    assert reason == error.reason
+    assert "check the API key" not in (error.message or "")
+    assert reason == pickle.loads(pickle.dumps(error)).reason
+
+
 async def test_retry_after_is_waited_for() -> None:
     """The server's own pause replaces the client's."""
     _, time, result = await send_all(status(429, retry_after="7"), OK)
@@ -152,6 +174,8 @@ async def test_a_pause_beyond_the_deadline_is_not_begun() -> None:
     """The real error is raised now, not after a pause that would end too late."""
     transport, time, error = await send_all(status(429, retry_after="7"), deadline=7.0)
     assert (RateLimitError, 1, []) == (type(error), len(transport.requests), time.slept)
+    said = "429 (not tried again: Retry-After asks for 7 s, more than the deadline leaves) ("
+    assert str(error).startswith(said)
 
 
 async def test_a_stale_connection_is_replaced_without_counting() -> None:

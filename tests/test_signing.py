@@ -466,7 +466,8 @@ async def test_a_refused_signature_says_what_to_check(date: str | None, said: st
 
     assert (
         f"{code} invalid_auth: no (the request was signed: check {said}, that the HMAC key pair is this"
-        " program's, and HmacKey's timestamp and digest)"
+        " program's and signing is switched on for it, HmacKey's timestamp and digest"
+        " (CROWDTWIST_HMAC_TIMESTAMP and _DIGEST), and that no gateway changes the path)"
     ) == caught.value.reason
     assert ("invalid_auth", "no", code, 1) == (
         caught.value.code,
@@ -483,7 +484,7 @@ async def test_a_refused_key_says_nothing_of_signatures() -> None:
     """On the commerce host."""
     sender, _ = sender_over(status(403, b'{"reason": "invalid_auth"}'), time=FakeTime())
 
-    with pytest.raises(AuthenticationError, match="^403 invalid_auth ") as caught:
+    with pytest.raises(AuthenticationError, match=r"^403 invalid_auth \(check the API key, ") as caught:
         await sender.send(points_call(SETTINGS, "7", "id"), options())
     assert "signed" not in str(caught.value)
 

@@ -8,11 +8,11 @@ Exit codes: 0 complete, 1 failed, 2 usage or settings, 3 complete with failed me
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+from crowdtwist_async.cli._output import drop
 from crowdtwist_async.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read standard output has gone; the interpreter's own flush must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read standard output has gone.
+        drop()
         return FAILED
     except CrowdTwistError as error:
         say(str(error))

@@ -18,6 +18,7 @@ from crowdtwist_async.cli._calls import print_all, print_points
 from crowdtwist_async.cli._connect import Connection, ended
 from crowdtwist_async.cli._export import ExportOptions, run_export, seconds
 from crowdtwist_async.cli._merge import merge
+from crowdtwist_async.cli._output import write
 from crowdtwist_async.cli._plan import plan
 from crowdtwist_async.cli._serve import serve_emulator
 from crowdtwist_async.cli._shared import BudgetFlags
@@ -275,19 +276,16 @@ def emulator(
         fault_rate: The share of requests, 0 to 1, that end in a random fault.
         per_minute: Requests in any 60 seconds above which it answers 429.
     """
+    signing = signing_from_env()
     try:
         app = Emulator(
-            members=members,
-            seed=seed,
-            fault_rate=fault_rate,
-            per_minute=per_minute,
-            signing=signing_from_env(),
+            members=members, seed=seed, fault_rate=fault_rate, per_minute=per_minute, signing=signing
         )
     except ValueError as error:
-        problem = str(error)
+        argument, _, problem = str(error).partition(" ")
     else:
         return serve_emulator(app, host, port)
-    raise ConfigurationError(problem)
+    raise ConfigurationError(f"--{argument.replace('_', '-')} {problem}")
 
 
 @app.command
@@ -295,5 +293,5 @@ def openapi() -> int:
     """Print the OpenAPI 3.1 document of the API, which is this project's own, as JSON."""
     from crowdtwist_async.emulator.openapi import rendered
 
-    print(rendered(), end="")
+    write(rendered())
     return 0

@@ -4,7 +4,6 @@ Single members, printed as JSON Lines.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,8 @@ from attrs import AttrsInstance
 
 from crowdtwist_async._pager import Pager
 from crowdtwist_async.cli._connect import Connection
+from crowdtwist_async.cli._output import write
 from crowdtwist_async.client import CrowdTwistClient
-from crowdtwist_async.errors import StorageError
 from crowdtwist_async.export.rows import plain
 
 
@@ -41,16 +40,4 @@ async def _client(connection: Connection) -> CrowdTwistClient:
 
 async def _print(item: AttrsInstance) -> None:
     """One line, at once: whoever reads it may act on it before the last page is there."""
-    await anyio.to_thread.run_sync(_write, msgspec.json.encode(plain(item)).decode() + "\n")
-
-
-def _write(line: str) -> None:
-    if sys.stdout is None:
-        raise StorageError("standard output is closed: open it, or send it to a file")
-    try:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise StorageError(f"standard output can't be written: {error.strerror}") from None
+    await anyio.to_thread.run_sync(write, msgspec.json.encode(plain(item)).decode() + "\n")

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from crowdtwist_async._config import rate_from_env
 from crowdtwist_async.cli import COMPLETE, say
+from crowdtwist_async.cli._output import show, write
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export import Plan, Shard, read_ids
 from crowdtwist_async.export.ids import IdCount
@@ -45,14 +46,14 @@ def plan(
     for warning in warnings_of(planned.per_minute, part):
         say(warning)
     found = read_ids(ids, column).of(part).count()
-    print(f"{endpoint if part is None else f'{endpoint}, shard {part}'}: ", end="")
+    write(f"{endpoint if part is None else f'{endpoint}, shard {part}'}: ")
     _print_plan(evolve(planned, members=found.ids), found)
     if pages_per_member is None and endpoint != "points":
-        print(
+        show(
             "One page a member is the least: 10 entries fill a page, and --pages-per-member X reckons"
             " with more."
         )
-    print(
+    show(
         "Every member takes a request, even one without rows. A date range saves pages, never members:"
         " what saves time is a list of the members who were active."
     )
@@ -60,14 +61,14 @@ def plan(
 
 
 def _print_plan(planned: Plan, found: IdCount) -> None:
-    print(f"{planned}.")
+    show(f"{planned}.")
     if found.other_shards:
-        print(f"{counted(found.other_shards, 'id')} of other shards.")
+        show(f"{counted(found.other_shards, 'id')} of other shards.")
     if found.blank:
-        print(f"{counted(found.blank, 'blank line')} passed over.")
+        show(f"{counted(found.blank, 'blank line')} passed over.")
     if planned.per_minute != WHOLE_RATE:
         least = duration(evolve(planned, per_minute=WHOLE_RATE).seconds)
-        print(f"At {WHOLE_RATE:,} a minute, nearly all that a program may send: {least}.")
+        show(f"At {WHOLE_RATE:,} a minute, nearly all that a program may send: {least}.")
 
 
 def _rate(per_minute: float | None) -> float:

@@ -18,6 +18,7 @@ from crowdtwist_async.emulator.answers import Answer, begin, deliver, refusal
 from crowdtwist_async.emulator.asked import AskedRequest, asked_by
 from crowdtwist_async.emulator.calls import Call, Receive, Scope, Send, read_call
 from crowdtwist_async.emulator.ceiling import Ceiling
+from crowdtwist_async.emulator.counts import check_count, is_integer
 from crowdtwist_async.emulator.endpoints import answer
 from crowdtwist_async.emulator.faults import Fault, FaultQueue
 from crowdtwist_async.emulator.members import FIRST_ID
@@ -49,12 +50,15 @@ class Emulator:
         faults: What goes wrong with the first requests, as with `script`.
         fault_rate: The share of the other requests, 0 to 1, that end in a random fault.
         per_minute: Above this many requests in any 60 seconds, the answer is a 429 with
-            `Retry-After`. By default there is no ceiling.
+            `Retry-After`; 1 or more. By default there is no ceiling.
         rewards: How many rewards the program has; 0 makes the endpoint answer `no_data`.
         keep_requests: How many of the latest requests `requests` shows.
         clock: Monotonic seconds, for the ceiling.
         wall_clock: Seconds since 1970: a signature's timestamp may be 15 minutes off.
         sleep: Waits for the seconds of a delay; the default works on asyncio and trio.
+
+    Raises:
+        ValueError: One of the numbers can't be; the text begins with the argument's name.
     """
 
     first_id = FIRST_ID
@@ -77,10 +81,11 @@ class Emulator:
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self._members = members
-        if members < 0 or rewards < 0:
-            raise ValueError("members and rewards can't be negative")
-        if keep_requests < 0:
-            raise ValueError("keep_requests can't be negative")
+        check_count(members, "members")
+        check_count(rewards, "rewards")
+        check_count(keep_requests, "keep_requests")
+        if not is_integer(seed):
+            raise ValueError("seed must be an integer")
         self.api_key = api_key
         self.signing = signing
         self._wall_clock = wall_clock

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from crowdtwist_async.emulator.counts import check_count
+
 WINDOW = 60.0
 """Seconds; the contract names a minute without saying where it begins, so any minute counts."""
 
@@ -19,8 +21,8 @@ class Ceiling:
     """
 
     def __init__(self, per_minute: int | None, clock: Callable[[], float]) -> None:
-        if per_minute is not None and per_minute < 1:
-            raise ValueError("per_minute must be at least 1, or None")
+        if per_minute is not None:
+            check_count(per_minute, "per_minute", least=1)
         self._per_minute = per_minute
         self._clock = clock
         self._admitted: deque[float] = deque()

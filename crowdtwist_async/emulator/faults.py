@@ -8,11 +8,13 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypedDict, Unpack, cast, get_args
 
+from crowdtwist_async._secrets import MASK
 from crowdtwist_async.emulator.answers import HTML_TYPE, JSON_TYPE, Answer, Headers, refusal
 from crowdtwist_async.emulator.calls import POINTS, PURCHASES, REWARDS, Call
+from crowdtwist_async.emulator.counts import is_share
 
 Kind = Literal["status", "delay", "stall", "reset", "truncate", "drift", "rewrite"]
 
@@ -29,11 +31,22 @@ class Limits(TypedDict, total=False):
 
     endpoint: str | None
     """The name of the client's coroutine, such as `user_purchases`."""
-    user: str | None
+    user: str | int | None
     """The id as the caller gave it."""
 
 
-@dataclass(frozen=True, slots=True)
+class _Chosen(TypedDict, total=False):
+    endpoint: str | None
+    user: str | None
+
+
+def _chosen(limits: Limits) -> _Chosen:
+    """The limits, with the id as a request has it."""
+    user = limits.get("user")
+    return cast("_Chosen", {**limits, "user": None if user is None else str(user)})
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Fault:
     """
     One thing that goes wrong, once.
@@ -65,6 +78,13 @@ class Fault:
         if type(self.code) is not int or not 100 <= self.code <= 999:
             raise ValueError("code must be an int from 100 to 999")
 
+    def __repr__(self) -> str:
+        shown = [part for part in fields(self) if part.repr and getattr(self, part.name) != part.default]
+        parts = [f"{part.name}={getattr(self, part.name)!r}" for part in shown]
+        if self.user is not None:
+            parts.append(f"user={MASK}")
+        return f"Fault({', '.join(parts)})"
+
     @classmethod
     def status(
         cls,
@@ -91,32 +111,32 @@ class Fault:
         if retry_after is not None:
             named["retry-after"] = str(retry_after)
         encoded = tuple((name.lower().encode(), value.encode()) for name, value in named.items())
-        return cls("status", code=code, body=body, headers=encoded, reason=reason, **limits)
+        return cls("status", code=code, body=body, headers=encoded, reason=reason, **_chosen(limits))
 
     @classmethod
     def not_json(cls, body: bytes = GATEWAY_PAGE, **limits: Unpack[Limits]) -> Fault:
         """Answer 200 with an HTML page, as a captive portal does."""
-        return cls("status", body=body, headers=HTML_TYPE, **limits)
+        return cls("status", body=body, headers=HTML_TYPE, **_chosen(limits))
 
     @classmethod
     def delay(cls, seconds: float, **limits: Unpack[Limits]) -> Fault:
         """Wait, then answer normally."""
-        return cls("delay", seconds=seconds, **limits)
+        return cls("delay", seconds=seconds, **_chosen(limits))
 
     @classmethod
     def stall(cls, seconds: float, fraction: float = 0.5, **limits: Unpack[Limits]) -> Fault:
         """Send this fraction of the body, wait, then send the rest."""
-        return cls("stall", seconds=seconds, fraction=fraction, **limits)
+        return cls("stall", seconds=seconds, fraction=fraction, **_chosen(limits))
 
     @classmethod
     def reset(cls, **limits: Unpack[Limits]) -> Fault:
         """Reset the connection before the first byte of a reply."""
-        return cls("reset", **limits)
+        return cls("reset", **_chosen(limits))
 
     @classmethod
     def truncate(cls, fraction: float = 0.5, **limits: Unpack[Limits]) -> Fault:
         """Announce the whole body, send this fraction of it, and cut the connection."""
-        return cls("truncate", fraction=fraction, **limits)
+        return cls("truncate", fraction=fraction, **_chosen(limits))
 
     @classmethod
     def drift(cls, added: int, **limits: Unpack[Limits]) -> Fault:
@@ -126,12 +146,12 @@ class Fault:
         The rows are of the endpoint that was asked, purchases or rewards; a points request lets
         the fault wait. A negative number removes rows.
         """
-        return cls("drift", added=added, **limits)
+        return cls("drift", added=added, **_chosen(limits))
 
     @classmethod
     def rewrite(cls, change: Callable[[Any], Any], **limits: Unpack[Limits]) -> Fault:
         """Answer with what `change` returns for the decoded body of the right reply."""
-        return cls("rewrite", change=change, **limits)
+        return cls("rewrite", change=change, **_chosen(limits))
 
     def fits(self, call: Call) -> bool:
         """Whether this fault is meant for a request."""
@@ -180,7 +200,7 @@ class FaultQueue:
     """
 
     def __init__(self, rate: float, seed: int) -> None:
-        if not 0.0 <= rate <= 1.0:
+        if not is_share(rate):
             raise ValueError("fault_rate must be from 0 to 1")
         self._rate = rate
         self._random = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
@@ -193,6 +213,8 @@ class FaultQueue:
 
     def extend(self, faults: Iterable[Fault | None]) -> None:
         """Queue more; `None` lets one request pass."""
+        if isinstance(faults, Fault):
+            raise TypeError("faults must be a list, such as [Fault.status(503)]")
         for fault in faults:
             if fault is not None and not isinstance(fault, Fault):
                 raise TypeError(f"script takes faults such as Fault.status(503), and None, not {fault!r}")
