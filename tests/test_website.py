@@ -35,7 +35,7 @@ def small_repository(tmp_path: Path) -> Path:
     """Just what the site needs."""
     root = tmp_path / "repository"
     (root / "docs").mkdir(parents=True)
-    (root / "website").mkdir()
+    (root / "website" / "theme").mkdir(parents=True)
     (root / "README.md").write_text(
         "# Client\n\n[how](docs/exporting.md#how)\n\n## Performance\n\nFast.\n\n## Development\n\nNox.\n"
     )
@@ -100,6 +100,23 @@ def test_links_are_turned_to_pages(root: Path, link: str, turned: str) -> None:
     sources = pages.sources_of(root)
 
     assert PAGE.format(turned) == pages.turned(sources["zebra.md"], sources)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("errors.md", "About errors", id="name"),
+        pytest.param("docs/errors.md", "About errors", id="path"),
+        pytest.param("the errors", "the errors", id="words"),
+        pytest.param("signing.md", "signing.md", id="another-name"),
+    ],
+)
+def test_a_link_by_the_name_of_its_file_has_the_title(root: Path, text: str, shown: str) -> None:
+    """Readers of the site know no files."""
+    (root / "docs" / "zebra.md").write_text(f"# Page\n\nSee [{text}](errors.md#how).\n")
+    sources = pages.sources_of(root)
+
+    assert f"# Page\n\nSee [{shown}](errors.md#how).\n" == pages.turned(sources["zebra.md"], sources)
 
 
 def test_code_is_left_alone(root: Path) -> None:
