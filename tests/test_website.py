@@ -90,6 +90,8 @@ def test_the_pages_are_those_of_the_repository(root: Path, tmp_path: Path) -> No
         pytest.param("../CHANGELOG.md", "changelog.md", id="changelog"),
         pytest.param("errors.md#how", "errors.md#how", id="neighbour"),
         pytest.param("chart.svg", "chart.svg", id="picture"),
+        pytest.param("../crowdtwist_async/testing.py", "reference/testing.md", id="module"),
+        pytest.param("../crowdtwist_async/export/__init__.py", "reference/export.md", id="package"),
         pytest.param("#how", "#how", id="itself"),
         pytest.param("https://example.com/a.md", "https://example.com/a.md", id="elsewhere"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import NamedTuple
 
-from website.reference import reference_pages
+from website.reference import pages_of_modules, reference_pages
 
 ROOT = Path(__file__).parent.parent
 FIRST = [
@@ -114,12 +114,13 @@ def turned(source: Source, sources: dict[str, Source]) -> str:
     """
     A page's text with the links between files turned into links between pages.
 
-    A link whose text is the name of its file gets the title of the page.
+    A link to a module leads to its page of the reference. A link whose text is the name of its file gets the
+    title of the page.
 
     Raises:
         LookupError: A link leads to a file that is no page.
     """
-    homes = {kept.path: name for name, kept in reversed(sources.items())}
+    homes = {**pages_of_modules(), **{kept.path: name for name, kept in reversed(sources.items())}}
 
     def turn(link: re.Match[str]) -> str:
         target = _aimed(link[2], source.path, homes)

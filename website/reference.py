@@ -94,6 +94,13 @@ def reference_pages() -> Iterator[tuple[str, str, str]]:
         yield f"reference/{module.page}.md", module.title, "\n".join(lines)
 
 
+def pages_of_modules() -> dict[str, str]:
+    """The page of each public module's file."""
+    return {
+        _file(module.module).relative_to(ROOT).as_posix(): f"reference/{module.page}.md" for module in MODULES
+    }
+
+
 def grouped(module: Module) -> dict[str, list[str]]:
     """All names of a page below their headings."""
     public = public_names(module.module)
