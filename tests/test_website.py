@@ -121,6 +121,14 @@ def test_a_link_by_the_name_of_its_file_has_the_title(root: Path, text: str, sho
     assert f"# Page\n\nSee [{shown}](errors.md#how).\n" == pages.turned(sources["zebra.md"], sources)
 
 
+def test_a_link_to_an_example_is_its_text_alone(root: Path) -> None:
+    """Whoever has the files can follow it, and the site has none of them."""
+    (root / "docs" / "zebra.md").write_text("# Page\n\nSee [`it`](../examples/it/README.md), [how](#how).\n")
+    sources = pages.sources_of(root)
+
+    assert "# Page\n\nSee `it`, [how](#how).\n" == pages.turned(sources["zebra.md"], sources)
+
+
 def test_code_is_left_alone(root: Path) -> None:
     """What looks like a link in a block is none."""
     text = "# Code\n\n```python\ncalls[0](nowhere)\n```\n"

@@ -32,6 +32,8 @@ BACKGROUND = ["errors", "api-rulings", "design"]
 """Pages that must be there, and are no how-tos."""
 _LINK = re.compile(r"((?<=\[)[\w./-]+\.md)?\]\(([^)\s]+)\)")
 """The end of a link: its text, if that is a file's name, and its target."""
+_EXAMPLE = re.compile(r"\[([^\]]+)\]\((?:\.\./)?examples/[^)\s]+\)")
+"""A link to what is read as files, and on no site."""
 _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 _VERSION = re.compile(r"^## \[(.+)\]", re.MULTILINE)
 """A heading of the changelog, whose brackets are a link on the pages of a forge alone."""
@@ -115,7 +117,7 @@ def turned(source: Source, sources: dict[str, Source]) -> str:
     A page's text with the links between files turned into links between pages.
 
     A link to a module leads to its page of the reference. A link whose text is the name of its file gets the
-    title of the page.
+    title of the page; of one to an example the text stays.
 
     Raises:
         LookupError: A link leads to a file that is no page.
@@ -128,8 +130,11 @@ def turned(source: Source, sources: dict[str, Source]) -> str:
         named = page and PurePosixPath(link[1] or "").name == PurePosixPath(page.path).name
         return f"{title_of(page.text) if page and named else link[1] or ''}]({target})"
 
+    def of_the_site(text: str) -> str:
+        return _LINK.sub(turn, _EXAMPLE.sub(r"\1", text))
+
     parts = _FENCE.split(source.text)
-    return "".join(part if part.startswith("```") else _LINK.sub(turn, part) for part in parts)
+    return "".join(part if part.startswith("```") else of_the_site(part) for part in parts)
 
 
 def _aimed(link: str, path: str, homes: dict[str, str]) -> str:
