@@ -196,6 +196,9 @@ def test_names_without_a_heading_come_last(monkeypatch: pytest.MonkeyPatch) -> N
         pytest.param('<img src="data:image/png;base64,">', None, id="picture-in-the-page"),
         pytest.param('<a href="gone.html">', "gone.html leads nowhere", id="no-page"),
         pytest.param('<a href="other.html#gone">', "other.html#gone has no such anchor", id="no-anchor"),
+        pytest.param(
+            '<a href="//other.html">', "//other.html leads to another host", id="one-slash-too-many"
+        ),
         pytest.param('<a href="#gone">', "#gone has no such anchor", id="no-anchor-here"),
         pytest.param(
             '<script src="//cdn.example.com/x.js">', "<script> loads //cdn.example.com/x.js", id="script"
