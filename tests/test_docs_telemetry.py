@@ -62,10 +62,11 @@ def test_the_sampler_is_one(environment: dict[str, str], tmp_path: Path) -> None
 
 
 def test_lines_of_the_standard_library(environment: dict[str, str], tmp_path: Path) -> None:
-    """One line of JSON for the one attempt."""
+    """One line of JSON for the one attempt, with the trace of the program's own span."""
     [line] = map(json.loads, printed_by("JsonLines(", environment, tmp_path).splitlines())
     assert ("debug", "crowdtwist_async") == (line["level"], line["logger"])
     assert re.fullmatch(r"user_rewards: attempt 1 at 127\.0\.0\.1:\d+: 200 in \d\.\d{3} s", line["event"])
+    assert re.fullmatch("[0-9a-f]{32}", line["trace_id"])
 
 
 def test_lines_of_structlog(environment: dict[str, str], tmp_path: Path) -> None:

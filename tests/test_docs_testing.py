@@ -4,12 +4,15 @@ Every block of `docs/testing.md` is a module of a folder that pytest runs, under
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
 
 import pytest
 from blocks import ROOT, blocks_of, emulated, run
+
+from crowdtwist_async.emulator import Fault
 
 PAGE = ROOT / "docs" / "testing.md"
 INI = """[pytest]
@@ -56,3 +59,16 @@ def test_the_page_names_every_fixture() -> None:
     offered = set(re.findall(r"^@pytest\.fixture\ndef (\w+)", source, re.MULTILINE))
     named = set(re.findall(r"\bcrowdtwist_(?!async\b)\w+", PAGE.read_text()))
     assert offered == named
+
+
+def test_the_page_names_every_fault() -> None:
+    """With its own arguments: those that may be left out have a sign of equality."""
+
+    def arguments(name: str) -> str:
+        given = inspect.signature(getattr(Fault, name)).parameters.values()
+        own = [each for each in given if each.kind is not each.VAR_KEYWORD]
+        return ", ".join(each.name if each.default is each.empty else f"{each.name}=" for each in own)
+
+    offered = {name: arguments(name) for name, kept in vars(Fault).items() if isinstance(kept, classmethod)}
+    rows = re.findall(r"^\| `Fault\.(\w+)` \| (?:`([^`]+)` )?\|", PAGE.read_text(), re.MULTILINE)
+    assert offered == dict(rows)

@@ -40,7 +40,7 @@ DOCUMENT = document()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 OPERATIONS = {item["get"]["operationId"]: (path, item["get"]) for path, item in DOCUMENT["paths"].items()}
 RENDERED = Path(__file__).parent.parent / "docs" / "openapi.json"
-PAGES = ["/openapi.json", "/docs", "/docs/page.css", "/docs/page.js"]
+PAGES = ["/openapi.json", "/docs", "/docs/", "/docs/page.css", "/docs/page.js"]
 SETTINGS = make_settings(api_key=Secret(KEY), client_id=201)
 ENDPOINTS = {endpoint.name: endpoint for endpoint in (POINTS, REWARDS, PURCHASES)}
 
@@ -246,7 +246,7 @@ def test_pages_can_only_be_read(path: str, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/docs/", "/docs/page.html", "/docs/../page.js", "/openapi.json/", "/openapi.jsonl"]
+    "path", ["/docs//", "/docs/page.html", "/docs/../page.js", "/openapi.json/", "/openapi.jsonl"]
 )
 def test_what_is_beside_the_pages_is_an_unknown_path(path: str) -> None:
     """It is answered and counted as ever."""

@@ -135,6 +135,9 @@ def test_it_shows_the_operations(watched: Watched, emulator: Emulator) -> None:
     shown = [text.removeprefix("GET").strip() for text in page.locator("article h3").all_inner_texts()]
     assert [*OPERATIONS.values()] == shown
     assert [*document()["components"]["schemas"]] == page.locator(".schema summary").all_inner_texts()
+    # The page encodes what is typed: who does so as well would send it encoded twice.
+    assert "percent-encoded" in str(document())
+    assert "percent-encoded" not in page.locator("main").inner_text()
     for name, path in OPERATIONS.items():
         operation = document()["paths"][path]["get"]
         labels = watched.form(name).locator("label").all_inner_texts()

@@ -35,7 +35,7 @@ def small_repository(tmp_path: Path) -> Path:
     """Just what the site needs."""
     root = tmp_path / "repository"
     (root / "docs").mkdir(parents=True)
-    (root / "website").mkdir()
+    (root / "website" / "theme").mkdir(parents=True)
     (root / "README.md").write_text(
         "# Client\n\n[how](docs/exporting.md#how)\n\n## Performance\n\nFast.\n\n## Development\n\nNox.\n"
     )
@@ -90,6 +90,8 @@ def test_the_pages_are_those_of_the_repository(root: Path, tmp_path: Path) -> No
         pytest.param("../CHANGELOG.md", "changelog.md", id="changelog"),
         pytest.param("errors.md#how", "errors.md#how", id="neighbour"),
         pytest.param("chart.svg", "chart.svg", id="picture"),
+        pytest.param("../crowdtwist_async/testing.py", "reference/testing.md", id="module"),
+        pytest.param("../crowdtwist_async/export/__init__.py", "reference/export.md", id="package"),
         pytest.param("#how", "#how", id="itself"),
         pytest.param("https://example.com/a.md", "https://example.com/a.md", id="elsewhere"),
     ],
@@ -100,6 +102,31 @@ def test_links_are_turned_to_pages(root: Path, link: str, turned: str) -> None:
     sources = pages.sources_of(root)
 
     assert PAGE.format(turned) == pages.turned(sources["zebra.md"], sources)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("errors.md", "About errors", id="name"),
+        pytest.param("docs/errors.md", "About errors", id="path"),
+        pytest.param("the errors", "the errors", id="words"),
+        pytest.param("signing.md", "signing.md", id="another-name"),
+    ],
+)
+def test_a_link_by_the_name_of_its_file_has_the_title(root: Path, text: str, shown: str) -> None:
+    """Readers of the site know no files."""
+    (root / "docs" / "zebra.md").write_text(f"# Page\n\nSee [{text}](errors.md#how).\n")
+    sources = pages.sources_of(root)
+
+    assert f"# Page\n\nSee [{shown}](errors.md#how).\n" == pages.turned(sources["zebra.md"], sources)
+
+
+def test_a_link_to_an_example_is_its_text_alone(root: Path) -> None:
+    """Whoever has the files can follow it, and the site has none of them."""
+    (root / "docs" / "zebra.md").write_text("# Page\n\nSee [`it`](../examples/it/README.md), [how](#how).\n")
+    sources = pages.sources_of(root)
+
+    assert "# Page\n\nSee `it`, [how](#how).\n" == pages.turned(sources["zebra.md"], sources)
 
 
 def test_code_is_left_alone(root: Path) -> None:
@@ -169,6 +196,9 @@ def test_names_without_a_heading_come_last(monkeypatch: pytest.MonkeyPatch) -> N
         pytest.param('<img src="data:image/png;base64,">', None, id="picture-in-the-page"),
         pytest.param('<a href="gone.html">', "gone.html leads nowhere", id="no-page"),
         pytest.param('<a href="other.html#gone">', "other.html#gone has no such anchor", id="no-anchor"),
+        pytest.param(
+            '<a href="//other.html">', "//other.html leads to another host", id="one-slash-too-many"
+        ),
         pytest.param('<a href="#gone">', "#gone has no such anchor", id="no-anchor-here"),
         pytest.param(
             '<script src="//cdn.example.com/x.js">', "<script> loads //cdn.example.com/x.js", id="script"

@@ -57,7 +57,10 @@ def _problem(link: Link, page: Path, site: Path, pages: dict[Path, Reader]) -> s
     if parts.scheme == "data":
         return None
     if parts.scheme or parts.netloc:
-        return f"<{link.tag}> loads {link.target}" if link.tag in _LOADED else None
+        if link.tag in _LOADED:
+            return f"<{link.tag}> loads {link.target}"
+        # Nobody means one: it is a path with a slash too many.
+        return None if parts.scheme else f"{link.target} leads to another host"
     # The page of errors is shown in the place of any other, so its links start at the root.
     start = site if parts.path.startswith("/") else page.parent
     path = (start / unquote(parts.path).lstrip("/")).resolve() if parts.path else page

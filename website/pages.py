@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import NamedTuple
 
-from website.reference import reference_pages
+from website.reference import pages_of_modules, reference_pages
 
 ROOT = Path(__file__).parent.parent
 FIRST = [
@@ -30,7 +30,10 @@ FIRST = [
 """How-tos in this order, as far as they are there; pages that are not named here come after them."""
 BACKGROUND = ["errors", "api-rulings", "design"]
 """Pages that must be there, and are no how-tos."""
-_LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
+_LINK = re.compile(r"((?<=\[)[\w./-]+\.md)?\]\(([^)\s]+)\)")
+"""The end of a link: its text, if that is a file's name, and its target."""
+_EXAMPLE = re.compile(r"\[([^\]]+)\]\((?:\.\./)?examples/[^)\s]+\)")
+"""A link to what is read as files, and on no site."""
 _SECTION = re.compile(r"^## (.+)$", re.MULTILINE)
 _VERSION = re.compile(r"^## \[(.+)\]", re.MULTILINE)
 """A heading of the changelog, whose brackets are a link on the pages of a forge alone."""
@@ -63,6 +66,7 @@ def stage(folder: Path, root: Path = ROOT) -> Path:
     for page, _, text in reference:
         _write(pages / page, text)
     shutil.copy(root / "website" / "extra.css", pages)
+    shutil.copytree(root / "website" / "theme", folder / "theme")
     nav: dict[str, str | list[dict[str, str]]] = {
         "Quickstart": "index.md",
         "How to": [{title_of(sources[page].text): page} for page in how_tos(sources)],
@@ -112,28 +116,42 @@ def turned(source: Source, sources: dict[str, Source]) -> str:
     """
     A page's text with the links between files turned into links between pages.
 
+    A link to a module leads to its page of the reference. A link whose text is the name of its file gets the
+    title of the page; of one to an example the text stays.
+
     Raises:
         LookupError: A link leads to a file that is no page.
     """
-    homes = {kept.path: name for name, kept in reversed(sources.items())}
+    homes = {**pages_of_modules(), **{kept.path: name for name, kept in reversed(sources.items())}}
 
     def turn(link: re.Match[str]) -> str:
-        target, mark, anchor = link[1].partition("#")
-        if re.match(r"[a-z]+:", target):
-            return link[1]
-        path = normpath(PurePosixPath(source.path).parent / target) if target else source.path
-        if (path, anchor) == ("README.md", "performance"):
-            return "performance.md"
-        if not target:
-            return link[1]
-        if path.startswith("docs/") and not path.endswith(".md"):
-            return PurePosixPath(path).name
-        if path not in homes:
-            raise LookupError(f"{source.path}: {link[1]} is not on the site")
-        return f"{homes[path]}{mark}{anchor}"
+        target = _aimed(link[2], source.path, homes)
+        page = sources.get(target.partition("#")[0])
+        named = page and PurePosixPath(link[1] or "").name == PurePosixPath(page.path).name
+        return f"{title_of(page.text) if page and named else link[1] or ''}]({target})"
+
+    def of_the_site(text: str) -> str:
+        return _LINK.sub(turn, _EXAMPLE.sub(r"\1", text))
 
     parts = _FENCE.split(source.text)
-    return "".join(part if part.startswith("```") else _LINK.sub(turn, part) for part in parts)
+    return "".join(part if part.startswith("```") else of_the_site(part) for part in parts)
+
+
+def _aimed(link: str, path: str, homes: dict[str, str]) -> str:
+    """Where a link of a file leads on the site."""
+    target, mark, anchor = link.partition("#")
+    if re.match(r"[a-z]+:", target):
+        return link
+    found = normpath(PurePosixPath(path).parent / target) if target else path
+    if (found, anchor) == ("README.md", "performance"):
+        return "performance.md"
+    if not target:
+        return link
+    if found.startswith("docs/") and not found.endswith(".md"):
+        return PurePosixPath(found).name
+    if found not in homes:
+        raise LookupError(f"{path}: {link} is not on the site")
+    return f"{homes[found]}{mark}{anchor}"
 
 
 def profiles(folder: Path) -> str:

@@ -24,6 +24,8 @@ class Module(NamedTuple):
     """Headings and the names below them, as far as they are public; others come last."""
     elsewhere: str = ""
     """A module whose names are on a page of their own."""
+    fixtures: bool = False
+    """Its functions are none that one calls; the whole docstring says how to use them."""
 
 
 MODULES = [
@@ -59,7 +61,7 @@ MODULES = [
     Module("emulator-server", "Emulator on a socket", f"{PACKAGE}.emulator.server", {}),
     Module("openapi", "OpenAPI document", f"{PACKAGE}.emulator.openapi", {}),
     Module("testing", "Replies and models for tests", f"{PACKAGE}.testing", {}),
-    Module("pytest-plugin", "Fixtures of pytest", f"{PACKAGE}.pytest_plugin", {}),
+    Module("pytest-plugin", "Fixtures of pytest", f"{PACKAGE}.pytest_plugin", {}, fixtures=True),
 ]
 """Those that are there have a page."""
 INTERNAL = {
@@ -72,6 +74,7 @@ INTERNAL = {
 """Members that other modules of the package need, and nobody else."""
 PLAIN = {"Emulator", "ExportReport", "IdType", "MergeReport", "Outcome", "Plan", "Reply"}
 """Classes with members that their names alone describe."""
+_WITHOUT_KIND = ["      show_symbol_type_heading: false", "      show_symbol_type_toc: false"]
 
 
 def reference_pages() -> Iterator[tuple[str, str, str]]:
@@ -79,13 +82,23 @@ def reference_pages() -> Iterator[tuple[str, str, str]]:
     for module in MODULES:
         if not _file(module.module).is_file():
             continue
-        lines = [f"# {module.title}", "", f"`{module.module}`", "", _summary(module.module), ""]
+        words = ast.get_docstring(_parsed(module.module)) or ""
+        words = words if module.fixtures else words.partition("\n\n")[0]
+        lines = [f"# {module.title}", "", f"`{module.module}`", "", words, ""]
         for heading, names in grouped(module).items():
             level = 3 if heading else 2
             lines += [f"## {heading}", ""] if heading else []
             for name in names:
-                lines += [f"::: {module.module}.{name}", *_options(name, level), ""]
+                kind = _WITHOUT_KIND if module.fixtures else []
+                lines += [f"::: {module.module}.{name}", *_options(name, level), *kind, ""]
         yield f"reference/{module.page}.md", module.title, "\n".join(lines)
+
+
+def pages_of_modules() -> dict[str, str]:
+    """The page of each public module's file."""
+    return {
+        _file(module.module).relative_to(ROOT).as_posix(): f"reference/{module.page}.md" for module in MODULES
+    }
 
 
 def grouped(module: Module) -> dict[str, list[str]]:
@@ -134,11 +147,6 @@ def _class_docstrings() -> dict[str, str]:
 def _docstring(name: str) -> str:
     """That of a class, wherever it is defined."""
     return _class_docstrings().get(name, "")
-
-
-def _summary(module: str) -> str:
-    text = ast.get_docstring(_parsed(module)) or ""
-    return text.partition("\n\n")[0]
 
 
 def _parsed(module: str) -> ast.Module:

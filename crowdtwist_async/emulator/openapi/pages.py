@@ -15,8 +15,10 @@ from crowdtwist_async.emulator.openapi.document import rendered
 PUBLIC_KEY = "emulator-key"
 """The key that every emulator has unless told otherwise: the page may show it, and no other."""
 
+_PAGE = ("page.html", b"text/html; charset=utf-8")
 _TYPES = {
-    "/docs": ("page.html", b"text/html; charset=utf-8"),
+    "/docs": _PAGE,
+    "/docs/": _PAGE,
     "/docs/page.css": ("page.css", b"text/css; charset=utf-8"),
     "/docs/page.js": ("page.js", b"text/javascript; charset=utf-8"),
 }

@@ -40,7 +40,8 @@ const field = (id, parameter) => {
 const parameterRow = (operation, parameter) => {
   const id = `${operation.operationId}-${parameter.name}`;
   const note = [`${parameter.in}${parameter.required ? ", required" : ""} · `, ...kind({ ...parameter.schema, enum: undefined })];
-  return row(make("label", { htmlFor: id }, parameter.name), note, field(id, parameter), ...prose(parameter.description));
+  const words = parameter.description?.replace(", percent-encoded", ""); // this page encodes what is typed
+  return row(make("label", { htmlFor: id }, parameter.name), note, field(id, parameter), ...prose(words));
 };
 // Everything that a browser would encode on its own: the reply repeats what was sent, and is searched for it.
 const encoded = (text) => encodeURIComponent(text).replace(/[!'()*]/g, (sign) => `%${sign.charCodeAt(0).toString(16)}`);
