@@ -76,6 +76,30 @@ def test_a_member_that_is_tried_again_stands_once(path: Path) -> None:
         assert Totals(ok=1, not_found=0, failed=1, without_rows=0, drifted=0, rows=2) == ledger.totals()
 
 
+def test_many_failures_are_read_some_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, in order, and no statement stays open in between."""
+    monkeypatch.setattr(module, "_FAILURES_AT_ONCE", 2)
+    with closing(Ledger(path, "out.jsonl")) as ledger:
+        ledger.commit([mark_of(user_id, "failed", error="E") for user_id in "edcba"])
+
+        assert list("abcde") == [user_id for user_id, _, _ in ledger.failures()]
+
+
+def test_failures_that_nobody_read_to_the_end_lock_nobody_out(path: Path) -> None:
+    """A program may keep the error that ended the reading, and so, in its frames, what was read from."""
+    ledger = Ledger(path, "out.jsonl")
+    ledger.commit([mark_of("a", "failed", error="E"), mark_of("b", "failed", error="E")])
+    reading = ledger.failures()
+    assert ("a", "E", "") == next(reading)
+    ledger.open_transaction().execute("DELETE FROM members WHERE requested_id = 'a'")
+    ledger.close()
+
+    with closing(sqlite3.connect(path, timeout=0)) as other, other:
+        other.execute("DELETE FROM members WHERE requested_id = 'b'")
+    assert [("a",)] == query(path, "SELECT requested_id FROM members")
+    reading.close()
+
+
 def test_state_can_be_forgotten(path: Path) -> None:
     """`None` removes it."""
     with closing(Ledger(path, "out.jsonl")) as ledger:

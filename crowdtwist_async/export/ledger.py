@@ -39,6 +39,7 @@ _APPLICATION_AT = slice(68, 72)
 _HEADER_BYTES = 100
 _BUSY_SECONDS = 30.0
 """How long a reader of the ledger may hold up a commit."""
+_FAILURES_AT_ONCE = 1_000
 _DAMAGE = {None, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 """SQLite's codes for a file that is not what it should be; none comes with a text that is no UTF-8."""
 _TABLES = f"""
@@ -170,7 +171,7 @@ class Ledger:
         """All of it."""
         return dict(self._found("SELECT key, value FROM export_state"))
 
-    def _found(self, query: str, *values: str) -> list[Any]:
+    def _found(self, query: str, *values: object) -> list[Any]:
         with storing(self._name):
             return self._connection.execute(query, values).fetchall()
 
@@ -210,14 +211,16 @@ class Ledger:
         return Totals(*counts)
 
     def failures(self) -> Iterator[tuple[str, str, str]]:
-        """The failed members, why, and in which words."""
-        with storing(self._name):
-            # `yield from` would close the cursor where a reader stops early; after the ledger is closed that
-            # raises while garbage is collected, which Python 3.11 may not survive.
-            for found in self._connection.execute(  # noqa: UP028
-                "SELECT requested_id, error, message FROM failures ORDER BY requested_id"
-            ):
-                yield found
+        """The failed members, why, and in which words: some at a time, so that no statement stays open."""
+        latest = ""
+        while found := self._found(
+            "SELECT requested_id, error, message FROM failures"
+            " WHERE requested_id > ? ORDER BY requested_id LIMIT ?",
+            latest,
+            _FAILURES_AT_ONCE,
+        ):
+            yield from found
+            latest = found[-1][0]
 
     def parts(self) -> dict[str, int]:
         """The names of the part files, and their bytes."""
