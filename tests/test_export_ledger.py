@@ -97,7 +97,7 @@ def test_failures_that_nobody_read_to_the_end_lock_nobody_out(path: Path) -> Non
     with closing(sqlite3.connect(path, timeout=0)) as other, other:
         other.execute("DELETE FROM members WHERE requested_id = 'b'")
     assert [("a",)] == query(path, "SELECT requested_id FROM members")
-    reading.close()
+    del reading
 
 
 def test_state_can_be_forgotten(path: Path) -> None:
