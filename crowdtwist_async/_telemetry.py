@@ -79,7 +79,7 @@ def _histogram(meter: Meter, name: str, says: str, boundaries: tuple[float, ...]
 _INSTRUMENTS: WeakKeyDictionary[Any, _Instruments] = WeakKeyDictionary()
 """By provider: the API's own keeps every meter that it is asked for."""
 _OPEN: dict[int, tuple[RetryQuota, Attributes]] = {}
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no forks
     # No client is open in a forked child, where the SDK goes on.
     os.register_at_fork(after_in_child=_OPEN.clear)
 
