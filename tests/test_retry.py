@@ -25,7 +25,7 @@ from crowdtwist_async import (
     RetryPolicy,
     ServerError,
 )
-from crowdtwist_async._retry import delay_before_retry, read_retry_after
+from crowdtwist_async._retry import delay_before_retry, explain_no_retry, read_retry_after
 
 NOW = datetime(2015, 10, 21, 7, 28, tzinfo=UTC)
 
@@ -249,3 +249,15 @@ def test_pauses_are_finite_numbers_from_zero(name: str, value: Any) -> None:
     """An endless or negative pause is a mistake."""
     with pytest.raises(ConfigurationError, match=f"^RetryPolicy's {name} must be a number of seconds"):
         RetryPolicy(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionFailedError("reset"), RateLimitError("slow down")], ids=["no-reply", "no-retry-after"]
+)
+def test_nothing_is_said_of_a_pause_that_nobody_asked_for(error: CrowdTwistError) -> None:
+    """The client's own pause would have ended after the deadline."""
+    said = str(error)
+
+    explain_no_retry(error)
+
+    assert said == str(error)
