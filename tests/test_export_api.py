@@ -594,10 +594,10 @@ async def test_what_ends_the_run_does_not_wait_for_more_ids(
 
 async def no_thread_of_ours() -> None:
     """Wait until no thread is left but those that anyio keeps."""
-    with anyio.fail_after(60):
-        for thread in threading.enumerate():
-            if thread.name.endswith("(work)"):  # the function of ours that it runs
-                await anyio.to_thread.run_sync(thread.join)
+    for thread in threading.enumerate():
+        if thread.name.endswith("(work)"):  # the function of ours that it runs
+            await anyio.to_thread.run_sync(thread.join, 60)
+            assert not thread.is_alive()
 
 
 def open_files() -> int:

@@ -4,6 +4,7 @@ Calls that may block for ever: off the event loop, and left behind when nobody w
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from contextvars import ContextVar
@@ -89,29 +90,50 @@ async def test_a_cancellation_does_not_wait(fails: bool) -> None:
     assert await anyio.to_thread.run_sync(ended.wait, PATIENCE)
 
 
+async def leave_behind(answered: Event, threads: list[Thread]) -> None:
+    """Cancel a call that goes on until it is answered."""
+    token = current_token()
+
+    def call() -> None:
+        threads.append(current_thread())
+        anyio.from_thread.run_sync(scope.cancel, token=token)
+        answered.wait(PATIENCE)
+
+    with anyio.CancelScope() as scope:
+        await in_daemon_thread(call)
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_call_may_outlive_the_event_loop(backend: str) -> None:
     """Its thread then ends without a word."""
     answered = Event()
     threads: list[Thread] = []
 
-    async def main() -> None:
-        token = current_token()
-
-        def call() -> None:
-            threads.append(current_thread())
-            anyio.from_thread.run_sync(scope.cancel, token=token)
-            answered.wait(PATIENCE)
-
-        with anyio.CancelScope() as scope:
-            await in_daemon_thread(call)
-
-    anyio.run(main, backend=backend)
+    anyio.run(leave_behind, answered, threads, backend=backend)
     answered.set()
     [thread] = threads
     thread.join(PATIENCE)
 
     assert not thread.is_alive()
+
+
+def test_a_call_may_end_with_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is being closed takes a call that it never makes: the thread must not wait for that."""
+    answered = Event()
+    threads: list[Thread] = []
+    alive: list[bool] = []
+    close = asyncio.SelectorEventLoop.close
+
+    def close_after_the_call(loop: asyncio.SelectorEventLoop) -> None:
+        answered.set()
+        threads[0].join(1)
+        alive.append(threads[0].is_alive())
+        close(loop)
+
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "close", close_after_the_call)
+    anyio.run(leave_behind, answered, threads, backend="asyncio")
+
+    assert [False] == alive
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -4,6 +4,7 @@ A call that blocks for as long as a terminal says nothing, off the event loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
@@ -11,8 +12,6 @@ from threading import Thread
 from typing import TypeVar
 
 import anyio
-import anyio.from_thread
-from anyio.lowlevel import current_token
 
 T = TypeVar("T")
 
@@ -30,7 +29,7 @@ async def in_daemon_thread(call: Callable[[], T], *, to_its_end: bool = False) -
     done = anyio.Event()
     results: list[T] = []
     failures: list[BaseException] = []
-    token = current_token()
+    call_soon = _caller()
     context = copy_context()
 
     def work() -> None:
@@ -39,7 +38,7 @@ async def in_daemon_thread(call: Callable[[], T], *, to_its_end: bool = False) -
         except BaseException as error:  # noqa: BLE001 - raised below
             failures.append(error)
         with suppress(RuntimeError):  # the event loop has ended, and nobody waits
-            anyio.from_thread.run_sync(done.set, token=token)
+            call_soon(done.set)
 
     Thread(target=work, daemon=True).start()
     if to_its_end:
@@ -50,6 +49,19 @@ async def in_daemon_thread(call: Callable[[], T], *, to_its_end: bool = False) -
     if failures:
         raise failures[0]
     return results[0]
+
+
+def _caller() -> Callable[[Callable[[], object]], object]:
+    """
+    What has this event loop make a call, from any thread.
+
+    `anyio.from_thread` would wait for the call, which a loop that is being closed never makes.
+    """
+    if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
+        return asyncio.get_running_loop().call_soon_threadsafe
+    import trio  # it runs
+
+    return trio.lowlevel.current_trio_token().run_sync_soon
 
 
 async def _wait_to_its_end(done: anyio.Event) -> None:
