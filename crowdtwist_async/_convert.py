@@ -55,10 +55,8 @@ def _kind(value: Any) -> str:
 
 
 def _to_bool(value: Any, _: Any = bool) -> bool:
-    if type(value) is int and 0 <= value <= 1:
+    if (type(value) is int and 0 <= value <= 1) or type(value) is bool:
         return value == 1
-    if value is True or value is False:
-        return bool(value)
     known = _BOOLEANS.get(value.lower()) if isinstance(value, str) else None
     if known is None:
         raise _RefusedError(f"expected 0 or 1, got {_kind(value)} that is neither")

@@ -157,7 +157,8 @@ def test_every_id_is_accounted_for(
         kept = ledger[user_id]
         rows = found.get(user_id, [])
         # Three changes within three walks can be had, and ten failures of one page.
-        may_fail = faults.count(Fault.drift(10)) >= 3 or sum(map(_FAILING.__contains__, faults)) >= MOST_TRIES
+        changes = sum(fault is not None and fault.kind == "drift" for fault in faults)
+        may_fail = changes >= 3 or sum(map(_FAILING.__contains__, faults)) >= MOST_TRIES
         assert "ok" == kept[0] or may_fail
         if kept[0] == "ok" and not kept[3]:
             assert emulator.purchases_of(user_id) == len(rows) == len({str(row) for row in rows})

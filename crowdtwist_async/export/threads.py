@@ -4,14 +4,14 @@ A call that blocks for as long as a terminal says nothing, off the event loop.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
+from anyio.lowlevel import current_token
 
 T = TypeVar("T")
 
@@ -53,15 +53,12 @@ async def in_daemon_thread(call: Callable[[], T], *, to_its_end: bool = False) -
 
 def _caller() -> Callable[[Callable[[], object]], object]:
     """
-    What has this event loop make a call, from any thread.
+    What has this event loop make a call, from any thread: trio's method, or asyncio's.
 
     `anyio.from_thread` would wait for the call, which a loop that is being closed never makes.
     """
-    if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
-        return asyncio.get_running_loop().call_soon_threadsafe
-    import trio  # it runs
-
-    return trio.lowlevel.current_trio_token().run_sync_soon
+    loop: Any = current_token().native_token
+    return getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe  # type: ignore[no-any-return]
 
 
 async def _wait_to_its_end(done: anyio.Event) -> None:
