@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
@@ -98,8 +99,8 @@ class Session:
         if self._telemetry is not None:
             self._telemetry.close()
 
-    def _make_sender(self) -> Sender:
-        return Sender(
+    def _make_sender(self, kind: Callable[..., Sender] = Sender) -> Sender:
+        return kind(
             self.settings,
             self._transport,
             self.budget,

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -136,16 +138,8 @@ class _InstantSession(Session):
         if self.state == "new":
             self.open()
 
-    def _make_sender(self) -> Sender:
-        return _InstantSender(
-            self.settings,
-            self._transport,
-            self.budget,
-            self.max_in_flight,
-            stats=self.stats,
-            telemetry=self._telemetry,
-            time=self._time,
-        )
+    def _make_sender(self, kind: Callable[..., Sender] = _InstantSender) -> Sender:
+        return super()._make_sender(partial(kind, time=self._time))
 
     def discard(self) -> None:
         """Close; nothing is connected, so there is nothing to await."""
