@@ -5,22 +5,28 @@ Run every test file many times, each time in another random order: what fails no
     python tests/repeat.py --times 2 -k walk pager   some files, by parts of their names
 
 What was run is kept in `--state`, so that the same command goes on where it was stopped; a round takes every
-file once before the next one begins. The seed of a run is its round: `pytest
---randomly-seed=7` repeats round 7.
+file once before the next one begins. The seed of a run is its round: `pytest --randomly-seed=7` repeats round 7.
+Runs of a file count only for the code that they ran: the package, the tests' helpers and that file.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "crowdtwist_async"
 STATE = Path(".pytest_cache", "repeat.jsonl")
 LONGEST = 1_800.0
 """Seconds that one run of one file may take."""
@@ -37,6 +43,8 @@ class Ran(NamedTuple):
     seconds: float
     said: str
     """The names of what failed, and the last line."""
+    ran: str
+    """The digest of what was run."""
 
     @property
     def is_right(self) -> bool:
@@ -47,6 +55,16 @@ def files(parts: list[str]) -> list[str]:
     """The test files whose names have one of these parts, or all."""
     names = sorted(path.name for path in TESTS.glob("test_*.py"))
     return [name for name in names if not parts or any(part in name for part in parts)]
+
+
+@cache
+def digest(file: str) -> str:
+    """What tells whether a run of this file would run the same code."""
+    helpers = [path for path in TESTS.rglob("*.py") if not path.match("test_*.py")]
+    found = hashlib.sha256()
+    for path in sorted([*PACKAGE.rglob("*.py"), *helpers, TESTS / file]):
+        found.update(f"{path.relative_to(TESTS.parent)}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def run(file: str, seed: int) -> Ran:
@@ -67,14 +85,26 @@ def run(file: str, seed: int) -> Ran:
         code, output = -1, f"it did not end in {LONGEST:.0f} seconds"
     failed = re.findall(r"^(?:FAILED|ERROR) \S+", output, re.MULTILINE)
     last = output.strip().splitlines()[-1:] or [""]
-    return Ran(file, seed, code, round(time.monotonic() - begun, 1), "; ".join([*failed, *last]))
+    seconds = round(time.monotonic() - begun, 1)
+    return Ran(file, seed, code, seconds, "; ".join([*failed, *last]), digest(file))
+
+
+def run_all(wanted: Iterable[tuple[str, int]], at_once: int) -> Iterator[Ran]:
+    """Run some at once, in this order, and tell each as it ends."""
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        for ran in as_completed([pool.submit(run, file, seed) for file, seed in wanted]):
+            yield ran.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def earlier(state: Path) -> list[Ran]:
-    """What was run before."""
+    """What was run before, of the same code."""
     if not state.exists():
         return []
-    return [Ran(**json.loads(line)) for line in state.read_text().splitlines()]
+    runs = [Ran(**json.loads(line)) for line in state.read_text().splitlines()]
+    return [ran for ran in runs if (TESTS / ran.file).exists() and ran.ran == digest(ran.file)]
 
 
 def summary(runs: list[Ran]) -> str:
@@ -96,26 +126,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "-k", nargs="+", default=[], metavar="PART", help="files whose names have one of these"
     )
+    parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, help="files at once")
     parser.add_argument("--state", type=Path, default=STATE, help="what was run; remove it to begin anew")
     flags = parser.parse_args(arguments)
-    runs = earlier(flags.state)
-    done = {(ran.file, ran.seed) for ran in runs}
-    chosen = files(flags.k)
-    wanted = [(file, seed) for seed in range(1, flags.times + 1) for file in chosen]
+    wanted = [(file, seed) for seed in range(1, flags.times + 1) for file in files(flags.k)]
+    runs = {(ran.file, ran.seed): ran for ran in earlier(flags.state)}
+    runs = {one: runs[one] for one in wanted if one in runs}
     flags.state.parent.mkdir(parents=True, exist_ok=True)
-    for number, (file, seed) in enumerate(wanted, 1):
-        if (file, seed) in done:
-            continue
-        ran = run(file, seed)
-        runs.append(ran)
-        with flags.state.open("a") as state:
+    with flags.state.open("a") as state:
+        for ran in run_all([one for one in wanted if one not in runs], flags.at_once):
+            runs[ran.file, ran.seed] = ran
             state.write(json.dumps(ran._asdict()) + "\n")
-        _tell(number, len(wanted), ran)
-    ours: list[Any] = [ran for ran in runs if (ran.file, ran.seed) in set(wanted)]
-    text = summary(ours)
+            state.flush()
+            _tell(len(runs), len(wanted), ran)
+    text = summary([*runs.values()])
     flags.state.with_suffix(".txt").write_text(text + "\n")
     print(text)
-    return 0 if all(ran.is_right for ran in ours) else 1
+    return 0 if all(ran.is_right for ran in runs.values()) else 1
 
 
 def _tell(number: int, count: int, ran: Ran) -> None:

@@ -24,11 +24,11 @@ def test_what_was_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monke
 
     def run(file: str, seed: int) -> Ran:
         ran.append((file, seed))
-        return Ran(file, seed, 0, 1.0, "1 passed")
+        return Ran(file, seed, 0, 1.0, "1 passed", repeat.digest(file))
 
     monkeypatch.setattr(repeat, "run", run)
     state = tmp_path / "state.jsonl"
-    arguments = ["-k", "test_walk", "test_pager", "--state", str(state)]
+    arguments = ["-k", "test_walk", "test_pager", "--at-once", "1", "--state", str(state)]
     assert 0 == repeat.main([*arguments, "--times", "1"])
     assert 0 == repeat.main([*arguments, "--times", "2"])
 
@@ -39,7 +39,9 @@ def test_what_was_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_failure_is_told_with_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command fails, and the summary is in a file too."""
     monkeypatch.setattr(
-        repeat, "run", lambda file, seed: Ran(file, seed, int(seed == 2), 1.0, "FAILED tests/x.py::test_y")
+        repeat,
+        "run",
+        lambda file, seed: Ran(file, seed, int(seed == 2), 1.0, "FAILED tests/x.py::test_y", "digest"),
     )
     state = tmp_path / "state.jsonl"
 
@@ -56,11 +58,15 @@ def test_a_run_is_one_of_pytest() -> None:
     assert "passed" in ran.said
 
 
-def test_earlier_runs_are_read_back(tmp_path: Path) -> None:
-    """As they were written."""
-    ran = Ran("test_x.py", 1, 1, 2.0, "FAILED")
+def test_earlier_runs_count_for_the_code_that_they_ran(tmp_path: Path) -> None:
+    """Those of other code, and of files that are gone, do not."""
+    file = "test_walk.py"
+    ran = Ran(file, 1, 1, 2.0, "FAILED", repeat.digest(file))
+    others = [ran._replace(ran="other"), ran._replace(file="test_that_is_gone.py")]
     state = tmp_path / "state.jsonl"
-    state.write_text(json.dumps(ran._asdict()) + "\n")
+    state.write_text("".join(json.dumps(one._asdict()) + "\n" for one in [ran, *others]))
+
     assert [ran] == repeat.earlier(state)
     assert [] == repeat.earlier(tmp_path / "none")
     assert "1 failed" in summary([ran])
+    assert repeat.digest(file) != repeat.digest("test_pager.py")
