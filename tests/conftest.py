@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+import signal
 import socket
 import sys
 import traceback
@@ -56,6 +57,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run every test that is marked `anyio` on both event loops."""
     backend: str = request.param
     return backend
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Let the processes of tests heed Ctrl-C: shells have what they start in the background ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
