@@ -271,7 +271,7 @@ def mutation(session: nox.Session) -> None:
 
 @nox.session
 def repeat(session: nox.Session) -> None:
-    """Run every test file 50 times in random order; what was begun is gone on with."""
+    """Run all tests 50 times in random orders; what was begun is gone on with."""
     _install(session, "tests", "docs", "openapi", "remote")
     session.run("python", "tests/repeat.py", *session.posargs)
 

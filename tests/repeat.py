@@ -1,12 +1,12 @@
 """
-Run every test file many times, each time in another random order: what fails now and then.
+Run all tests many times, each time in another random order: what fails now and then.
 
-    python tests/repeat.py --times 50                every file 50 times, for hours
+    python tests/repeat.py --times 50                all test files 50 times, for hours
     python tests/repeat.py --times 2 -k walk pager   some files, by parts of their names
 
-What was run is kept in `--state`, so that the same command goes on where it was stopped; a round takes every
-file once before the next one begins. The seed of a run is its round: `pytest --randomly-seed=7` repeats round 7.
-Runs of a file count only for the code that they ran: the package, the tests' helpers and that file.
+What was run is kept in `--state`, so that the same command goes on where it was stopped. The seed of a run is
+its number: `pytest --randomly-seed=7` repeats run 7. A file's result counts for the code that it ran, the package,
+the tests' helpers and the file itself, and is wanted anew when that changes.
 """
 
 from __future__ import annotations
@@ -14,41 +14,37 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree as ET
 
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "crowdtwist_async"
 STATE = Path(".pytest_cache", "repeat.jsonl")
-LONGEST = 1_800.0
-"""Seconds that one run of one file may take."""
-_NOTHING_RUN = 5
-"""What pytest ends with when a file has no test that can be run here."""
+LONGEST = 3_600.0
+"""Seconds that one run may take."""
+OPTIONS = ("-q", "--tb=short", "-n", "auto", "-p", "no:cacheprovider")
 
 
 class Ran(NamedTuple):
-    """One run of one file."""
+    """What one file came to in one run."""
 
     file: str
     seed: int
-    code: int
-    seconds: float
-    said: str
-    """The names of what failed, and the last line."""
-    ran: str
+    tests: int
+    """How many there were: none where the file wants what is not here."""
+    failed: list[str]
+    """Their names."""
+    code: str
     """The digest of what was run."""
-
-    @property
-    def is_right(self) -> bool:
-        return self.code in (0, _NOTHING_RUN)
 
 
 def files(parts: list[str]) -> list[str]:
@@ -60,43 +56,50 @@ def files(parts: list[str]) -> list[str]:
 @cache
 def digest(file: str) -> str:
     """What tells whether a run of this file would run the same code."""
-    helpers = [path for path in TESTS.rglob("*.py") if not path.match("test_*.py")]
+    tests = [path for path in TESTS.rglob("*.py") if not path.match("test_*.py") or path.name == file]
     found = hashlib.sha256()
-    for path in sorted([*PACKAGE.rglob("*.py"), *helpers, TESTS / file]):
+    for path in sorted([*PACKAGE.rglob("*.py"), *tests]):
         found.update(f"{path.relative_to(TESTS.parent)}\0".encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 
-def run(file: str, seed: int) -> Ran:
-    """Run one file in the order of a seed."""
-    options = ["-q", "--tb=short", "-p", "no:cacheprovider", f"--randomly-seed={seed}"]
-    begun = time.monotonic()
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, str(TESTS / file)],
-            cwd=TESTS.parent,
-            capture_output=True,
-            text=True,
-            timeout=LONGEST,
-            check=False,
-        )
-        code, output = done.returncode, done.stdout
-    except subprocess.TimeoutExpired:
-        code, output = -1, f"it did not end in {LONGEST:.0f} seconds"
-    failed = re.findall(r"^(?:FAILED|ERROR) \S+", output, re.MULTILINE)
-    last = output.strip().splitlines()[-1:] or [""]
-    seconds = round(time.monotonic() - begun, 1)
-    return Ran(file, seed, code, seconds, "; ".join([*failed, *last]), digest(file))
+def run(chosen: list[str], seed: int) -> tuple[list[Ran], str]:
+    """Run these files in the order of a seed; also what pytest said."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        where = [str(TESTS / file) for file in chosen]
+        command = [sys.executable, "-m", "pytest", *OPTIONS, f"--randomly-seed={seed}"]
+        try:
+            done = subprocess.run(
+                [*command, f"--junitxml={report}", *where],
+                cwd=TESTS.parent,
+                capture_output=True,
+                text=True,
+                timeout=LONGEST,
+                check=False,
+            )
+            code, said = done.returncode, done.stdout + done.stderr
+        except subprocess.TimeoutExpired:
+            code, said = -1, f"it did not end in {LONGEST:.0f} seconds"
+        found = results(report.read_text()) if report.exists() else {}
+    if code and not any(failed for file, (_, failed) in found.items() if file in chosen):
+        # It failed as a whole: no file has passed.
+        found = {file: (0, [f"pytest ended with {code}"]) for file in chosen}
+    return [Ran(file, seed, *found.get(file, (0, [])), digest(file)) for file in chosen], said
 
 
-def run_all(wanted: Iterable[tuple[str, int]], at_once: int) -> Iterator[Ran]:
-    """Run some at once, in this order, and tell each as it ends."""
-    pool = ThreadPoolExecutor(at_once)
-    try:
-        for ran in as_completed([pool.submit(run, file, seed) for file, seed in wanted]):
-            yield ran.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def results(report: str) -> dict[str, tuple[int, list[str]]]:
+    """How many tests each file of a JUnit report has, and which failed."""
+    found: dict[str, tuple[int, list[str]]] = defaultdict(lambda: (0, []))
+    for case in ET.fromstring(report).iter("testcase"):
+        # A file that can't be imported is a case without a class, and a crash one with its path.
+        names = re.findall(r"\btest_\w+", f"{case.get('classname')} {case.get('name')}")
+        file = f"{names[0]}.py" if names else ""
+        count, failed = found[file]
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(str(case.get("name")))
+        found[file] = count + 1, failed
+    return dict(found)
 
 
 def earlier(state: Path) -> list[Ran]:
@@ -104,50 +107,51 @@ def earlier(state: Path) -> list[Ran]:
     if not state.exists():
         return []
     runs = [Ran(**json.loads(line)) for line in state.read_text().splitlines()]
-    return [ran for ran in runs if (TESTS / ran.file).exists() and ran.ran == digest(ran.file)]
+    return [ran for ran in runs if ran.code == digest(ran.file)]
 
 
 def summary(runs: list[Ran]) -> str:
     """What failed, how often, and with which seeds."""
-    wrong = [ran for ran in runs if not ran.is_right]
-    rounds = len({ran.seed for ran in runs})
-    seconds, names = sum(ran.seconds for ran in runs), {ran.file for ran in runs}
-    lines = [
-        f"{len(runs)} runs of {len(names)} files in {rounds} orders, {seconds:.0f} seconds: {len(wrong)} failed"
-    ]
-    lines += [f"  {ran.file} with seed {ran.seed} ({ran.seconds:.0f} s): {ran.said}" for ran in wrong]
-    return "\n".join(lines)
+    wrong = [ran for ran in runs if ran.failed]
+    orders, names = len({ran.seed for ran in runs}), {ran.file for ran in runs}
+    count = sum(ran.tests for ran in runs)
+    lines = [f"{len(names)} files in {orders} orders, {count:,} tests: {len(wrong)} failed"]
+    return "\n".join(lines + [f"  {ran.file} with seed {ran.seed}: {', '.join(ran.failed)}" for ran in wrong])
+
+
+def missing(chosen: list[str], times: int, runs: list[Ran]) -> Iterator[tuple[int, list[str]]]:
+    """The files that have no result yet, by seed."""
+    done = {(ran.file, ran.seed) for ran in runs}
+    for seed in range(1, times + 1):
+        if left := [file for file in chosen if (file, seed) not in done]:
+            yield seed, left
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(description="Run every test file many times, in random orders.")
+    parser = argparse.ArgumentParser(description="Run all tests many times, in random orders.")
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument(
         "-k", nargs="+", default=[], metavar="PART", help="files whose names have one of these"
     )
-    parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, help="files at once")
     parser.add_argument("--state", type=Path, default=STATE, help="what was run; remove it to begin anew")
     flags = parser.parse_args(arguments)
-    wanted = [(file, seed) for seed in range(1, flags.times + 1) for file in files(flags.k)]
-    runs = {(ran.file, ran.seed): ran for ran in earlier(flags.state)}
-    runs = {one: runs[one] for one in wanted if one in runs}
+    chosen, before = files(flags.k), earlier(flags.state)
+    runs = [ran for ran in before if ran.file in chosen and ran.seed <= flags.times]
     flags.state.parent.mkdir(parents=True, exist_ok=True)
-    with flags.state.open("a") as state:
-        for ran in run_all([one for one in wanted if one not in runs], flags.at_once):
-            runs[ran.file, ran.seed] = ran
-            state.write(json.dumps(ran._asdict()) + "\n")
-            state.flush()
-            _tell(len(runs), len(wanted), ran)
-    text = summary([*runs.values()])
+    for seed, left in missing(chosen, flags.times, runs):
+        begun = time.monotonic()
+        ended, said = run(left, seed)
+        runs += ended
+        with flags.state.open("a") as state:
+            state.writelines(json.dumps(ran._asdict()) + "\n" for ran in ended)
+        if any(ran.failed for ran in ended):
+            flags.state.with_suffix(f".{seed}.log").write_text(said)
+        print(f"seed {seed}, {time.monotonic() - begun:.0f} s: {summary(ended)}", flush=True)
+    text = summary(runs)
     flags.state.with_suffix(".txt").write_text(text + "\n")
     print(text)
-    return 0 if all(ran.is_right for ran in runs.values()) else 1
-
-
-def _tell(number: int, count: int, ran: Ran) -> None:
-    what = "passed" if ran.is_right else f"FAILED: {ran.said}"
-    print(f"{number} of {count}: {ran.file}, seed {ran.seed}, {ran.seconds:.0f} s, {what}", flush=True)
+    return 1 if any(ran.failed for ran in runs) else 0
 
 
 if __name__ == "__main__":
