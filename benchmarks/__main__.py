@@ -9,19 +9,17 @@ ratios of medians with their bootstrap intervals. Nothing fails. Writes `perform
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 from benchmarks.chart import chart
 from benchmarks.contenders import (
-    CONTENDERS,
     NAIVE,
     NAIVE_UNLIMITED,
     OPENAI,
     found,
+    import_everything,
     left_out,
 )
 from benchmarks.cpu import measure_cpu
@@ -48,8 +46,8 @@ def _full() -> dict[str, Measure]:
     return {
         "decode": lambda: [measure_decode(rounds=15, pages=500)],
         "cpu": lambda: measure_cpu(_LEVELS, rounds=7, pages=256),
-        "tls": lambda: measure_cpu(_LEVELS, rounds=3, pages=256, tls=True) if found("trustme") else [],
-        "walk": lambda: measure_walks((0.0, 0.02, 0.1), rounds=3),
+        "tls": lambda: measure_cpu(_LEVELS, rounds=5, pages=256, tls=True) if found("trustme") else [],
+        "walk": lambda: measure_walks((0.0, 0.02, 0.1), rounds=5),
         "fan-out": lambda: [measure_fan_out(2_000, rounds=3, latency=0.3, names=_FAN_OUT)],
         "import": lambda: [measure_imports(rounds=7)],
         "memory": lambda: [measure_memory(100_000)],
@@ -75,19 +73,10 @@ def _quick() -> dict[str, Measure]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke run of less than 20 seconds")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of less than 30 seconds")
     parser.add_argument("--only", nargs="+", choices=list(_full()), help="the measures to take")
     parser.add_argument("--out", type=Path, default=_OUT, help="the folder for the two files")
     return parser.parse_args()
-
-
-def _import_everything() -> None:
-    """So that no contender's measurement holds imports, or collects the garbage of another's."""
-    for contender in CONTENDERS:
-        for module in contender.needs if contender.installed else ():
-            import_module(module)
-    gc.collect()
-    gc.freeze()
 
 
 def _write(out: Path, measured: list[Figures], results: dict[str, object]) -> None:
@@ -106,7 +95,7 @@ def main() -> None:
     out_of_it += [] if found("trustme") else ["TLS (trustme)"]
     about = circumstances(quick=arguments.quick, left_out=out_of_it)
     print(headline(about), flush=True)
-    _import_everything()
+    import_everything()
     measured: list[Figures] = []
     for name, measure in (_quick() if arguments.quick else _full()).items():
         if arguments.only is None or name in arguments.only:

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
+import sys
 import time
 
-from benchmarks.contenders import Contender, Page, taking_part
+from benchmarks.contenders import Contender, Page, import_everything, taking_part
 from benchmarks.figures import Figures
 from benchmarks.ours import OURS, Site
+from benchmarks.rounds import in_a_new_process
 from benchmarks.sites import site
 
 _WARM_UP = 2
@@ -25,9 +28,11 @@ async def _ask(page: Page, in_flight: int, each: int) -> None:
     await asyncio.gather(*(worker() for _ in range(in_flight)))
 
 
-async def _one_round(contender: Contender, at: Site, in_flight: int, each: int) -> tuple[float, float]:
-    """Microseconds of CPU a page, and pages a second."""
+async def _one_page(contender: Contender, at: Site, in_flight: int, each: int) -> tuple[float, float]:
+    """Microseconds of CPU, and pages a second."""
     async with contender.open(at) as page:
+        # What is read once, as certificates are, would keep the others from opening a connection each.
+        await page(1)
         await _ask(page, in_flight, min(_WARM_UP, each) if in_flight > 1 else 10 * _WARM_UP)
         gc.collect()
         started, cpu = time.perf_counter(), time.process_time()
@@ -39,20 +44,34 @@ async def _one_round(contender: Contender, at: Site, in_flight: int, each: int) 
 
 def measure_cpu(levels: tuple[int, ...], rounds: int, pages: int, *, tls: bool = False) -> list[Figures]:
     """Let the contenders take turns; so many pages a contender, level and round."""
-    contenders = taking_part()
-    cpu, rate = _empty(levels, contenders), _empty(levels, contenders)
-    with site(tls=tls) as at:
-        for _ in range(rounds):
-            for level in levels:
-                for contender in contenders:
-                    taken = asyncio.run(_one_round(contender, at, level, max(2, pages // level)))
-                    cpu[level][contender.name].append(taken[0])
-                    rate[level][contender.name].append(taken[1])
+    taken = [in_a_new_process("benchmarks.cpu", int(tls), pages, *levels) for _ in range(rounds)]
     over = ", TLS" if tls else ""
-    found = [Figures(f"CPU a page, {level} in flight{over}", "us", cpu[level], OURS) for level in levels]
-    found += [Figures(f"pages, {level} in flight{over}", "a second", rate[level], OURS) for level in levels]
+    found = []
+    for part, (name, unit) in enumerate([("CPU a page", "us"), ("pages", "a second")]):
+        for row, level in enumerate(levels):
+            figures = {
+                contender: [turn[row][contender][part] for turn in taken] for contender in taken[0][row]
+            }
+            found.append(Figures(f"{name}, {level} in flight{over}", unit, figures, OURS))
     return found
 
 
-def _empty(levels: tuple[int, ...], contenders: list[Contender]) -> dict[int, dict[str, list[float]]]:
-    return {level: {contender.name: [] for contender in contenders} for level in levels}
+def _one_round(levels: list[int], pages: int, *, tls: bool) -> list[dict[str, tuple[float, float]]]:
+    """By level, what a page of each contender takes."""
+    contenders = taking_part()
+    import_everything()
+
+    def all_of(level: int, pages: int) -> dict[str, tuple[float, float]]:
+        each = max(2, pages // level)
+        return {
+            contender.name: asyncio.run(_one_page(contender, at, level, each)) for contender in contenders
+        }
+
+    with site(tls=tls) as at:
+        all_of(min(16, max(levels)), pages // 2)  # warms up
+        return [all_of(level, pages) for level in levels]
+
+
+if __name__ == "__main__":
+    over_tls, asked, *wanted = map(int, sys.argv[1:])
+    print(json.dumps(_one_round(wanted, asked, tls=bool(over_tls))))

@@ -14,14 +14,15 @@ _TAIL = 0.025
 
 
 class Ratio(NamedTuple):
-    """The ratio of two medians, and the interval that holds it in 95 % of the resamples."""
+    """The ratio of two medians, and the interval that holds it in 95 % of the resamples of several rounds."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        interval = f" [{self.low:.2f}, {self.high:.2f}]" if self.low < self.high else ""
+        return f"{self.value:.2f}{interval}"
 
     @classmethod
     def of(cls, these: Sequence[float], those: Sequence[float]) -> Ratio:
