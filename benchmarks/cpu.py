@@ -14,26 +14,35 @@ from benchmarks.contenders import Contender, Page, import_everything, taking_par
 from benchmarks.figures import Figures
 from benchmarks.ours import OURS, Site
 from benchmarks.rounds import in_a_new_process
+from benchmarks.server import HELD
 from benchmarks.sites import site
 
-_WARM_UP = 2
-"""Pages of each worker before the clock starts: the first opens its connection."""
+_WARM_UP = 20
+"""Pages before the clock starts, on one connection."""
+_LEAST_POOL = 100
+"""The connections that every contender's pool may have."""
 
 
-async def _ask(page: Page, in_flight: int, each: int) -> None:
+async def _ask(page: Page, in_flight: int, each: int, number: int = 1) -> None:
     async def worker() -> None:
         for _ in range(each):
-            await page(1)
+            await page(number)
 
     await asyncio.gather(*(worker() for _ in range(in_flight)))
+
+
+async def _open_connections(page: Page, in_flight: int) -> None:
+    """Have as many open as will be in flight; what is read once, as certificates are, is read before that."""
+    await _ask(page, 1, _WARM_UP)
+    if in_flight > 1:
+        await _ask(page, in_flight, 1, HELD + min(in_flight, _LEAST_POOL))
+        await _ask(page, in_flight, 1)
 
 
 async def _one_page(contender: Contender, at: Site, in_flight: int, each: int) -> tuple[float, float]:
     """Microseconds of CPU, and pages a second."""
     async with contender.open(at) as page:
-        # What is read once, as certificates are, would keep the others from opening a connection each.
-        await page(1)
-        await _ask(page, in_flight, min(_WARM_UP, each) if in_flight > 1 else 10 * _WARM_UP)
+        await _open_connections(page, in_flight)
         gc.collect()
         started, cpu = time.perf_counter(), time.process_time()
         await _ask(page, in_flight, each)

@@ -2,7 +2,8 @@
 A server that costs next to nothing: fixed pages of 10 rewards, over keep-alive, at once or after a moment.
 
 It runs in a process of its own, so that only the client's work is measured. What is asked for the user
-`64-at-once` waits until 64 requests for it are there, or 2 seconds have passed; then `total` is their number.
+`64-at-once`, and page 1064 of any user, waits until 64 such requests are there, or 2 seconds have passed;
+then `total` is their number.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ _REWARD = {
 }
 _AT_ONCE = re.compile(rb"/users/(\d+)-at-once/")
 _PAGE = re.compile(rb"[?&]page=(\d+)")
+HELD = 1_000
+"""The page number from which on replies wait for each other."""
 _PATIENCE = 2.0
 _BACKLOG = 1_024
 """Connections that wait to be accepted: a burst beyond it would wait for seconds."""
@@ -115,7 +118,11 @@ class _Connection(asyncio.Protocol):
                 self.held.add(self, int(together[1]))
                 continue
             page = _PAGE.search(head)
-            reply = self.replies[int(page[1]) if page else 1]
+            number = int(page[1]) if page else 1
+            if number > HELD:
+                self.held.add(self, number - HELD)
+                continue
+            reply = self.replies[number]
             if self.seconds:
                 asyncio.get_running_loop().call_later(self.seconds, self.write, reply)
             else:
