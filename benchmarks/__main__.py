@@ -3,7 +3,7 @@
 
 The contenders take turns in every round of the same run; the figures are medians over the rounds, and
 ratios of medians with their bootstrap intervals. Nothing fails. Writes `performance.json`, and
-`performance.svg` when there is something to draw. A full run takes about 15 minutes.
+`performance.svg` when there is something to draw. A full run takes about 20 minutes.
 """
 
 from __future__ import annotations
