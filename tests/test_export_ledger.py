@@ -118,6 +118,19 @@ def test_a_temporary_one_works_without_a_file() -> None:
         assert ("ok", 1) == (ledger.status_of("a"), ledger.totals().rows)
 
 
+def test_a_temporary_one_that_can_not_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no path of its own that an error could give."""
+
+    def full(*_: Any, **__: Any) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", full)
+    with pytest.raises(
+        StorageError, match=r"^the temporary ledger can't be written: database or disk is full"
+    ):
+        Ledger(None, "-")
+
+
 # Locks
 
 _HOLDER = """

@@ -76,7 +76,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "redaction": {"_secrets": ("secrets", "replies", "client", "signing")},
     "protocol": {
         "_protocol": ("protocol", "replies", "page_walk", "signing"),
-        "_replies": ("replies",),
+        "_replies": ("replies", "send"),
         "_arguments": ("arguments", "protocol", "client"),
     },
     "budget": {"_budget": ("budget", "permits"), "_permits": ("permits", "send")},
