@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from crowdtwist_async.export.remote.objects import close_store, open_store
+
 BUCKET = "exports"
 WEIGHS = "`nox -s remote` has the S3 server and its client: 90 MB, most of it botocore's and moto's tables"
 
@@ -50,7 +52,8 @@ def account(endpoint: str, folder: Path) -> dict[str, str]:
 @contextmanager
 def bucket() -> Iterator[Any]:
     """A client, and an empty bucket that goes afterwards."""
-    found = importlib.import_module("s3fs").S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+    found, _ = open_store(f"s3://{BUCKET}")
     found.mkdir(BUCKET)
     yield found
     found.rm(BUCKET, recursive=True)
+    close_store(found)

@@ -4,10 +4,12 @@ Objects: what is tried again, and what is said of a store that refuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from fsspec.asyn import get_loop
 from fsspec.implementations.memory import MemoryFileSystem
 from stores import URL, empty_store
 
@@ -138,3 +140,60 @@ def test_a_store_that_can_not_be_opened_is_told(monkeypatch: pytest.MonkeyPatch)
         StorageError, match="^memory:/.* can't be opened: no such profile. Put that right and export again$"
     ):
         Objects.at(URL)
+
+
+class Session:
+    """A store's connections."""
+
+    def __init__(self) -> None:
+        self.closed_in: object = None
+
+    async def close(self) -> None:
+        self.closed_in = asyncio.get_running_loop()
+
+
+class LikeGcsfs:
+    """A store with connections, once it was asked for something."""
+
+    def __init__(self, session: Session | None) -> None:
+        self.loop = get_loop()
+        self.session = session
+        self.closed_when_collected = False
+
+    def close_session(self, *_: Any) -> None:
+        self.closed_when_collected = True
+
+
+class LikeS3fs(LikeGcsfs):
+    """One whose connections are given by a method."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(None)
+        self._connections = session
+
+    async def set_session(self) -> Session:
+        return self._connections
+
+
+@pytest.mark.parametrize("kind", [LikeGcsfs, LikeS3fs])
+def test_connections_are_closed_where_they_were_opened(
+    monkeypatch: pytest.MonkeyPatch, kind: Callable[[Session], LikeGcsfs]
+) -> None:
+    """Once, by us, in fsspec's event loop: not by the store when it is collected."""
+    session = Session()
+    store = kind(session)
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda *_, **__: (store, "bucket"))
+    opened = Objects.at("s3://bucket/out.parquet")
+    store.close_session()
+    assert (None, False) == (session.closed_in, store.closed_when_collected)
+
+    opened.close()
+    assert store.loop is session.closed_in
+    opened.close()
+
+
+def test_a_store_without_connections_is_just_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None was opened, or there are no such things."""
+    Objects.at(URL).close()
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda *_, **__: (LikeGcsfs(None), "bucket"))
+    Objects.at("gs://bucket/out.parquet").close()

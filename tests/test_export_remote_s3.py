@@ -4,6 +4,7 @@ Exports to a server that speaks S3: moto's, on a socket, through s3fs.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -180,6 +181,24 @@ async def test_a_program_exports_to_it(store: Any, tmp_path: Path) -> None:
         (row["requested_id"], row["purchase_id"])
         for row in pq.read_table(tmp_path / "out.parquet").to_pylist()
     )
+
+
+@pytest.mark.anyio
+async def test_an_export_leaves_no_connection(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither open, which aiohttp would warn of, nor to be closed by a task of the program's event loop."""
+    closed_when_collected: list[object] = []
+    close = staticmethod(lambda *session: closed_when_collected.append(session))
+    monkeypatch.setattr(type(store), "close_session", close)
+    taken = f"{BUCKET}/taken.parquet"
+    store.pipe_file(taken, b"PAR1")
+    emulator = Emulator(members=3, api_key=KEY)
+    async with emulator.client() as client:
+        await export(client, "purchases", list(emulator.member_ids()), URL, date_end=DAY)
+        with pytest.raises(OutputMismatchError, match="is an object"):
+            await export(client, "purchases", ["1"], f"s3://{taken}", date_end=DAY)
+    gc.collect()
+
+    assert [] == closed_when_collected
 
 
 def test_a_process_that_is_killed_again_and_again(store: Any, tmp_path: Path) -> None:

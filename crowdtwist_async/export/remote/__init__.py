@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export.formats.jsonl import BEGINS
@@ -57,15 +58,15 @@ def open_remote(
         )
     objects = Objects.at(output)
     names = Names(shard)
-    _check_place(objects, names, shard, fresh=fresh)
-    errors = RemoteErrors(objects, shard)
-    ledger = RemoteLedger(objects, names, shard, fresh=fresh)
-    writer = RemoteWriter(objects, names, ledger, name)
-    try:
+    with ExitStack() as opened:
+        opened.callback(objects.close)
+        _check_place(objects, names, shard, fresh=fresh)
+        errors = RemoteErrors(objects, shard)
+        ledger = RemoteLedger(objects, names, shard, fresh=fresh)
+        opened.callback(ledger.close)
+        writer = RemoteWriter(objects, names, ledger, name)
         writer.check()
-    except BaseException:
-        ledger.close()
-        raise
+        opened.pop_all()
     return ledger, writer, errors
 
 

@@ -17,7 +17,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -213,11 +213,11 @@ class RemoteLedger(Ledger):
             self.commit(())
 
     def close(self) -> None:
-        """Close the copy, and let others in."""
-        try:
+        """Let others in, close the copy and the connections."""
+        with ExitStack() as closing:
+            closing.callback(self._objects.close)
+            closing.callback(super().close)
             self.lease.close()
-        finally:
-            super().close()
 
 
 def _as_committed(

@@ -24,6 +24,10 @@ _PAUSES = (0.5, 1.0, 2.0)
 _LASTING = (FileNotFoundError, PermissionError, NotImplementedError, TypeError, ValueError)
 _AT_ONCE = 16
 _MOST_SAID = 200
+_LONGEST_CLOSE = 5.0
+"""Seconds."""
+_FINALIZER = "close_session"
+"""What stores with connections call when they are collected: it takes whatever event loop runs there."""
 
 
 class Objects:
@@ -57,7 +61,12 @@ class Objects:
                 " or query, as credentials come from where the store's own tools take them; a local output is"
                 " named by its path"
             )
-        return cls(*_opened(place), place)
+        return cls(*open_store(place), place)
+
+    def close(self) -> None:
+        """Close the connections of the store, once."""
+        store, self._store = self._store, None
+        close_store(store)
 
     def split(self) -> tuple[Objects, str]:
         """The folder that this one is in, and its name there."""
@@ -152,8 +161,14 @@ class Objects:
         )
 
 
-def _opened(place: str) -> tuple[Any, str]:
-    """The store, shared with nobody and without a memory of what it listed, and the folder's path in it."""
+def open_store(place: str) -> tuple[Any, str]:
+    """
+    The store of a URL, shared with nobody and without a memory of what it listed, and the path in it.
+
+    Raises:
+        ConfigurationError: A package is missing.
+        StorageError: It can't be opened.
+    """
     try:
         from fsspec.core import url_to_fs
     except ImportError:
@@ -171,8 +186,30 @@ def _opened(place: str) -> tuple[Any, str]:
     except Exception as error:  # noqa: BLE001 - each store has errors of its own
         reason = _reason(error)
     else:
+        if hasattr(store, _FINALIZER):
+            setattr(store, _FINALIZER, _left_open)
         return store, root
     raise StorageError(f"{place} can't be opened: {reason}. Put that right and export again")
+
+
+def _left_open(*_: Any) -> None:
+    """Close nothing: `close_store` does."""
+
+
+def close_store(store: Any) -> None:
+    """Close a store's connections, in the event loop that they belong to: fsspec's, in a thread."""
+    if not hasattr(store, _FINALIZER):
+        return
+    from fsspec.asyn import sync
+
+    with suppress(Exception):  # of a store that can't be used, as was told before
+        # What s3fs and gcsfs document as that which is to be closed.
+        if hasattr(store, "set_session"):
+            session = sync(store.loop, store.set_session, timeout=_LONGEST_CLOSE)
+        else:
+            session = store.session
+        if session is not None:
+            sync(store.loop, session.close, timeout=_LONGEST_CLOSE)
 
 
 def _lasts(error: Exception) -> bool:
