@@ -5,6 +5,9 @@ Workers read the keys as they go, and each key ends in an `Outcome`. One worker 
 when it comes and no other waits, another worker is started, until there are as many as are allowed. A
 permit of the window is taken with a key and given back when the consumer takes its outcome, so a slow
 consumer, or a slow first key of an ordered run, holds up the reading of keys and not the memory.
+
+No key is begun while a call of the run waits for a slot or for the request budget, or in the pause that a
+server asked for: calls that are served later than their deadline would fail, and use up permits.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from anyio.abc import TaskGroup
 
 from crowdtwist_async._pager import Pager
 from crowdtwist_async._prefetch import tasks_of_block
-from crowdtwist_async._progress import METER, Stats
+from crowdtwist_async._progress import METER, RunStats
 from crowdtwist_async.errors import (
     AuthenticationError,
     ClientClosedError,
@@ -74,6 +77,7 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         concurrency: int,
         *,
         ordered: bool,
+        sit_out_pause: Callable[[], Awaitable[None]],
         tasks: TaskGroup,
     ) -> None:
         self.done = 0
@@ -84,11 +88,12 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         """Keys that are being worked on."""
         self.over = False
         """Set when the block is left."""
-        self._stats = Stats()
+        self._stats = RunStats()
         self._call = call
         self._keys = aiter(keys) if isinstance(keys, AsyncIterable) else _OneByOne(keys)
         self._ordered = ordered
         self._concurrency = concurrency
+        self._sit_out_pause = sit_out_pause
         self._tasks = tasks
         self._workers = 0
         self._window = anyio.Semaphore(concurrency * _WINDOW)
@@ -154,6 +159,8 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         """Take the next key, when the window has room for its outcome."""
         await self._window.acquire()
         async with self._reading:
+            await self._stats.until_none_waits()
+            await self._sit_out_pause()
             if self._stopped():
                 return None
             try:
@@ -204,6 +211,7 @@ async def fanning_out(
     concurrency: int,
     *,
     ordered: bool,
+    sit_out_pause: Callable[[], Awaitable[None]],
 ) -> AsyncIterator[FanOut[K, V]]:
     """
     Run the workers as long as the block lasts; an error of the caller's own passes as it is.
@@ -213,7 +221,9 @@ async def fanning_out(
     # A generator that is left half-way would be closed some time later, by the event loop.
     closing = aclosing(keys) if isinstance(keys, AsyncGenerator) else nullcontext()
     async with closing, tasks_of_block() as tasks:
-        run: FanOut[K, V] = FanOut(call, keys, concurrency, ordered=ordered, tasks=tasks)
+        run: FanOut[K, V] = FanOut(
+            call, keys, concurrency, ordered=ordered, sit_out_pause=sit_out_pause, tasks=tasks
+        )
         run.start_worker()
         try:
             yield run

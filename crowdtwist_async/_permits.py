@@ -4,6 +4,7 @@ One client's way to the budget: a first-come gate, and the pauses that a server 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from crowdtwist_async._budget import Budget, RateBudget
 from crowdtwist_async._retry import RATE_LIMIT_LEAST
 from crowdtwist_async.errors import APIStatusError, CrowdTwistError, RateLimitError
 
+logger = logging.getLogger("crowdtwist_async")
 _HOST_PAUSE_MOST = 30.0
 """Seconds of a 503's `Retry-After` that the other calls to its host wait at most."""
 
@@ -37,7 +39,7 @@ class Permits:
 
         Never from a budget of another kind: what it does before it answers may take any time.
         """
-        if type(self._budget) is not RateBudget or self._gate.locked() or self._paused_until > self._clock():
+        if type(self._budget) is not RateBudget or self._gate.locked() or self.pause() > 0:
             return False
         return self._budget.take_at_once()
 
@@ -49,9 +51,9 @@ class Permits:
         costs nothing, and one that is cancelled there one permit.
         """
         async with self._gate:
-            while (seconds := max(await self._budget.reserve(), self._paused_until - self._clock())) > 0:
+            while (seconds := max(await self._budget.reserve(), self.pause())) > 0:
                 await self._sleep(seconds)
-                if self._paused_until <= self._clock():
+                if self.pause() <= 0:
                     break
                 # A 429 came in the meantime: this permit is from before its pause.
 
@@ -67,11 +69,30 @@ class Permits:
         if isinstance(error, RateLimitError):
             asked = RATE_LIMIT_LEAST if error.retry_after is None else error.retry_after
             seconds = min(asked, longest)
+            if self.pause() <= 0:
+                logger.warning("the server wants no requests for %.1f s: it answered 429", seconds)
             self._paused_until = max(self._paused_until, self._clock() + seconds)
             await self._penalize(seconds)
         elif isinstance(error, APIStatusError) and error.status == 503 and error.retry_after:
             until = self._clock() + min(error.retry_after, _HOST_PAUSE_MOST)
             self._host_paused_until[origin] = max(self._host_paused_until.get(origin, until), until)
+
+    def pause(self) -> float:
+        """Seconds of a 429's pause that are left; 0 or less: none."""
+        return self._paused_until - self._clock()
+
+    def pause_told(self) -> str:
+        """What a call waited for in vain, if that is a pause."""
+        if (seconds := self.pause()) <= 0:
+            return ""
+        return (
+            f"in a pause that the server asked for by a 429: call again when it is over, in {seconds:.1f} s"
+        )
+
+    async def sit_out_pause(self) -> None:
+        """Wait for the end of a 429's pause."""
+        while (seconds := self.pause()) > 0:
+            await self._sleep(seconds)
 
     def host_pause(self, origin: str) -> float:
         """Seconds that calls to a host still have to wait; 0 or less: none."""

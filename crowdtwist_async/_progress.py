@@ -5,8 +5,12 @@ How far calls are: one while it is sent, and all of a client's together.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import anyio
 
 from crowdtwist_async._protocol import Call
 from crowdtwist_async.errors import CrowdTwistError, DeadlineExceededError
@@ -31,6 +35,28 @@ class Stats:
     def __repr__(self) -> str:
         waited = f"permit_seconds={self.permit_seconds:.1f}"
         return f"Stats(requests={self.requests}, retries={self.retries}, {waited})"
+
+
+class RunStats(Stats):
+    """What a run has sent, and how many of its calls wait now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+        """Calls in line for a slot or a permit."""
+        self._served = anyio.Event()
+
+    async def until_none_waits(self) -> None:
+        """Wait until no call waits for a slot or a permit."""
+        while self.waiting:
+            self._served = anyio.Event()
+            await self._served.wait()
+
+    def note_waiting(self, change: int) -> None:
+        """Count a call that begins or ends to wait."""
+        self.waiting += change
+        if not self.waiting:
+            self._served.set()
 
 
 METER: ContextVar[tuple[Stats, ...]] = ContextVar("METER", default=())
@@ -60,6 +86,18 @@ class Progress(Generic[T]):
         """Seconds in line for permits."""
         self.record: CallRecord | None = None
         """Who tells OpenTelemetry of it."""
+
+    @contextmanager
+    def in_line(self) -> Iterator[None]:
+        """Let the runs that the call belongs to know that it waits."""
+        runs = [stats for stats in self.stats if isinstance(stats, RunStats)]
+        for run in runs:
+            run.note_waiting(1)
+        try:
+            yield
+        finally:
+            for run in runs:
+                run.note_waiting(-1)
 
     def left(self, now: float) -> float:
         """Seconds until the deadline."""

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ADVICE = "for many users at once use fan_out, which starts no more calls than it serves, or deadline=None"
+_WAITED_FOR_A_PERMIT = f"waiting for a permit of the request budget: {_ADVICE}"
 logger = logging.getLogger("crowdtwist_async")
 # A program that has not set up logging is not told of retries on its standard error.
 logger.addHandler(logging.NullHandler())
@@ -84,6 +85,10 @@ class Sender:
         self._telemetry = telemetry
         if telemetry is not None:
             telemetry.watch(self._quota)
+
+    async def sit_out_pause(self) -> None:
+        """Wait while the server wants no requests at all, which it says with a 429."""
+        await self._permits.sit_out_pause()
 
     async def send(self, call: Call[T], options: Options) -> T:
         """
@@ -192,7 +197,7 @@ class Sender:
             return None
         started = self._clock()
         try:
-            with anyio.move_on_after(progress.left(started)) as waiting:
+            with progress.in_line(), anyio.move_on_after(progress.left(started)) as waiting:
                 await self._slots.acquire()
         finally:
             progress.slot_seconds += self._clock() - started
@@ -205,7 +210,7 @@ class Sender:
         started = self._clock()
         if progress.left(started) > 0 and self._permits.take_at_once():
             return None
-        with anyio.move_on_after(progress.left(started)) as waiting:
+        with progress.in_line(), anyio.move_on_after(progress.left(started)) as waiting:
             try:
                 await self._permits.take()
             except CrowdTwistError as error:
@@ -218,7 +223,7 @@ class Sender:
         for stats in progress.stats:
             stats.permit_seconds += now - started
         if waiting.cancelled_caught or progress.left(now) <= 0:
-            return progress.deadline_passed(f"waiting for a permit of the request budget: {_ADVICE}")
+            return progress.deadline_passed(self._permits.pause_told() or _WAITED_FOR_A_PERMIT)
         return None
 
     async def _attempt(

@@ -72,6 +72,11 @@ class Session:
         self._check_place()
         return self._sender
 
+    async def sit_out_pause(self) -> None:
+        """Wait while the server wants no requests."""
+        if self._sender is not None:
+            await self._sender.sit_out_pause()
+
     def open(self) -> None:
         """Bind the client to this process and event loop."""
         if self._closed or self._sender is not None:

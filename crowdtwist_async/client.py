@@ -402,7 +402,8 @@ class CrowdTwistClient:
             call: Takes a key; returns an awaitable, such as an endpoint coroutine's, or a
                 `Pager`, which is collected.
             keys: Any iterable or async iterable. An async generator is closed with the block.
-            concurrency: Keys at once; by default the client's `max_in_flight`.
+            concurrency: Keys at once, at most; by default the client's `max_in_flight`. No key is
+                begun while a call of the run waits for a slot or the budget.
             ordered: Give the outcomes in the order of the keys. One slow key holds up at most
                 four times `concurrency` others.
 
@@ -423,7 +424,8 @@ class CrowdTwistClient:
             raise InvalidArgumentError("call must take a key, and return an awaitable or a Pager")
         checked_flag(ordered, "ordered")
         most = self._session.max_in_flight if concurrency is None else concurrency
-        return fanning_out(call, keys, checked_integer(most, "concurrency", least=1), ordered=ordered)
+        most = checked_integer(most, "concurrency", least=1)
+        return fanning_out(call, keys, most, ordered=ordered, sit_out_pause=self._session.sit_out_pause)
 
     @property
     def stats(self) -> Stats:

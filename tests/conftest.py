@@ -21,6 +21,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 from blockbuster import BlockBusterFunction, BlockingError, blockbuster_ctx
+from hypothesis import settings
 
 from crowdtwist_async import CrowdTwistClient, CrowdTwistError
 
@@ -35,6 +36,10 @@ _WANTED = {
 }
 collect_ignore = [name for tool, names in _WANTED.items() if not find_spec(tool) for name in names]
 """What these run with weighs more than everything else: `nox -s docs openapi` has it."""
+
+# How long an example takes is the machine's affair.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 _BLOCKING = ("os.fsync", "os.ftruncate", "os.open", "fcntl.flock")
 """What blockbuster does not know, and exports do."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from anyio.lowlevel import checkpoint
 
-from crowdtwist_async import CrowdTwistError, Reply, Request
+from crowdtwist_async import CrowdTwistError, RateLimitError, Reply, Request, ServerError
 
 POINTS = b'{"user_id": 7, "total_points_awaiting_fulfillment": 40, "bonus_points_awaiting_fulfillment": 10}'
 
@@ -21,6 +21,20 @@ def status(code: int, body: bytes = b"", **headers: str) -> Reply:
 
 
 OK = status(200, POINTS)
+
+
+def limited(retry_after: float | None) -> RateLimitError:
+    """A 429."""
+    error = RateLimitError("too many")
+    error.status, error.retry_after = 429, retry_after
+    return error
+
+
+def failed(code: int, retry_after: float | None) -> ServerError:
+    """A 5xx."""
+    error = ServerError("no")
+    error.status, error.retry_after = code, retry_after
+    return error
 
 
 class ScriptedTransport:

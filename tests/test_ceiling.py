@@ -19,7 +19,7 @@ from conftest import KEY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import OK, ScriptedTransport, status
-from test_permits import VirtualLoop
+from virtual import VirtualLoop
 
 from crowdtwist_async import Budget, CrowdTwistError, RateBudget, Reply, Request, RetryPolicy
 from crowdtwist_async._config import make_settings

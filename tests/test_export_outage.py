@@ -8,8 +8,9 @@ from typing import Any
 
 import anyio
 import pytest
-from test_permits import Stopwatch, VirtualLoop, failed, limited
+from scripted import failed, limited
 from trio.testing import MockClock
+from virtual import Stopwatch, VirtualLoop
 
 from crowdtwist_async import (
     APIStatusError,

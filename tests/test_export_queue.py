@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from outputs import mark_of
-from test_permits import VirtualLoop
 from trio.testing import MockClock
+from virtual import VirtualLoop
 
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.export import queue

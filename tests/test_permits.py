@@ -4,9 +4,7 @@ The way to the budget, and the pauses that servers ask for, in a time that passe
 
 from __future__ import annotations
 
-import asyncio
 import math
-import selectors
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,8 +13,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from conftest import KEY, captured_locals
-from scripted import OK, Outcome, ScriptedTransport, status
-from trio.testing import MockClock
+from scripted import OK, ScriptedTransport, failed, limited, status
+from virtual import Stopwatch, TimedTransport, make_budget, virtual
 
 from crowdtwist_async import (
     Budget,
@@ -47,69 +45,10 @@ ONCE = RetryPolicy(max_attempts=1)
 PATIENT = Options(10.0, None, RetryPolicy(initial=0))
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on which waiting takes no time: when nothing else is to do, the clock jumps."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        super().__init__(_Jump(self))
-
-    def time(self) -> float:
-        """Seconds of virtual time."""
-        return self.now
-
-
-class _Jump(selectors.DefaultSelector):
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if not ready:
-            if timeout is None:
-                raise RuntimeError("every task waits for another")
-            self._loop.now += timeout
-        return ready
-
-
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Run on both event loops, in virtual time."""
-    if request.param == "asyncio":
-        return "asyncio", {"loop_factory": VirtualLoop}
-    return "trio", {"clock": MockClock(autojump_threshold=0)}
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._started = anyio.current_time()
-
-    @property
-    def seconds(self) -> float:
-        """Rounded to what clocks add up to."""
-        return round(anyio.current_time() - self._started, 6)
-
-
-class TimedTransport(ScriptedTransport):
-    """Writes down when each request came."""
-
-    def __init__(self, *outcomes: Outcome) -> None:
-        super().__init__(*outcomes)
-        self.watch = Stopwatch()
-        self.moments: list[float] = []
-
-    async def send(self, request: Request, /) -> Reply | CrowdTwistError:
-        """Play the next outcome."""
-        self.moments.append(self.watch.seconds)
-        return await super().send(request)
-
-
-def make_budget(per_minute: float = 60, burst: int = 1) -> RateBudget:
-    """A budget on the virtual clock; by default a permit a second."""
-    return RateBudget(per_minute, burst, clock=anyio.current_time)
+    return virtual(request.param)
 
 
 def make_permits(budget: Budget | None = None) -> Permits:
@@ -131,20 +70,6 @@ async def take_in_line(permits: Permits, count: int) -> list[float]:
             tasks.start_soon(take, number)
             await checkpoint()
     return moments
-
-
-def limited(retry_after: float | None) -> RateLimitError:
-    """A 429."""
-    error = RateLimitError("too many")
-    error.status, error.retry_after = 429, retry_after
-    return error
-
-
-def failed(code: int, retry_after: float | None) -> ServerError:
-    """A 5xx."""
-    error = ServerError("no")
-    error.status, error.retry_after = code, retry_after
-    return error
 
 
 async def test_permits_are_first_come() -> None:
@@ -637,6 +562,26 @@ async def test_a_call_that_waits_for_a_permit_in_vain_says_how_long() -> None:
     assert isinstance(error, DeadlineExceededError)
     assert "fan_out" in str(error)
     assert (1, 5.0) == (sender.stats.requests, round(sender.stats.permit_seconds, 6))
+
+
+async def test_a_call_that_waits_for_the_end_of_a_429_in_vain_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It was told to nobody but the call that met it, and to the log, once."""
+    told = status(429, retry_after="20")
+    sender = make_sender(TimedTransport(told, told, OK))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(raised, lambda: sender.send(POINTS_CALL, with_deadline(5.0)))
+
+    error = await raised(lambda: sender.send(POINTS_CALL, with_deadline(5.0)))
+
+    assert (
+        "passed in a pause that the server asked for by a 429: call again when it is over, in 15.0 s"
+        in str(error)
+    )
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert ["the server wants no requests for 20.0 s: it answered 429"] == warned
 
 
 async def test_a_line_that_is_cancelled_and_served_keeps_its_order() -> None:
