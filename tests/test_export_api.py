@@ -85,6 +85,12 @@ def set_state(output: Path, key: str, value: str) -> None:
         pytest.param({"max_outage": math.nan}, ConfigurationError, id="no-number"),
         pytest.param({"max_outage": True}, ConfigurationError, id="true"),
         pytest.param({"max_outage": "15m"}, ConfigurationError, id="text"),
+        pytest.param({"max_age": "20h"}, ConfigurationError, id="max-age"),
+        pytest.param({"max_age": math.nan}, ConfigurationError, id="max-age-no-number"),
+        pytest.param({"stop": True}, ConfigurationError, id="stop"),
+        pytest.param({"fresh": "no"}, InvalidArgumentError, id="fresh"),
+        pytest.param({"retry_failed": 1}, InvalidArgumentError, id="retry-failed"),
+        pytest.param({"disarm_formulas": "yes"}, InvalidArgumentError, id="disarm-formulas"),
         pytest.param({"ids": "10000000"}, InvalidArgumentError, id="ids"),
     ],
 )
@@ -99,6 +105,28 @@ async def test_what_can_not_work_is_refused(
 
     assert 0 == emulator.stats.requests
     assert [] == list(output.parent.iterdir())
+
+
+@on_both_loops
+@pytest.mark.parametrize("place", [None, 7, b"out.jsonl"])
+async def test_an_output_is_a_path(place: Any) -> None:
+    """Text, or what gives one."""
+    with pytest.raises(ConfigurationError, match="^output must be a path, the URL of an object store, or -$"):
+        await export_from(emulator_of(1), place)
+
+
+@on_both_loops
+async def test_no_more_is_begun_than_there_are_members(output: Path) -> None:
+    """However many at once are allowed: a worker is started when there is work for one more."""
+    before, most = len(anyio.get_running_tasks()), 0
+
+    def watch(_: ExportReport) -> None:
+        nonlocal most
+        most = max(most, len(anyio.get_running_tasks()) - before)
+
+    report = await export_from(emulator_of(3), output, concurrency=10**9, progress=watch)
+
+    assert (3, True) == (report.members, 0 < most < 20)
 
 
 @on_both_loops

@@ -19,6 +19,7 @@ import pytest
 from outputs import ASKED, mark_of, query
 
 from crowdtwist_async import OutputLockedError, OutputMismatchError, StorageError
+from crowdtwist_async.export import database
 from crowdtwist_async.export import ledger as module
 from crowdtwist_async.export.ledger import Ledger, Totals
 
@@ -417,7 +418,7 @@ def test_a_ledger_that_can_not_be_read_is_not_called_damaged(
     """Beginning anew would be the wrong advice."""
     made(path)
     monkeypatch.setattr(module, "_BUSY_SECONDS", 0.0)
-    monkeypatch.setattr(module, "_undo_interrupted", lambda _: None)
+    monkeypatch.setattr(database, "_undo_interrupted", lambda _: None)
     with closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StorageError, match=r"can't be written: another program has held it .* End that"):

@@ -32,7 +32,8 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 )
 def test_a_torn_tail_is_cut(path: Path, tail: bytes) -> None:
     """What a crash left after the last commit is gone before anything is added."""
-    exported(path, "a")
+    with closing(opened(path)) as target:
+        commit(target, "a")
     with path.open("ab") as file:
         file.write(tail)
 
@@ -86,6 +87,20 @@ def test_an_output_that_is_gone_is_refused(path: Path) -> None:
     with pytest.raises(OutputMismatchError, match="is not there any more: put it back as it was, or give"):
         opened(path)
     assert not path.exists()
+
+
+def test_a_complete_output_that_is_longer_is_refused(path: Path) -> None:
+    """Somebody has added to it since, and it stays as it is."""
+    exported(path, "a")
+    with path.open("ab") as file:
+        file.write(b"TOTAL\n")
+    content = path.read_bytes()
+
+    with pytest.raises(
+        OutputMismatchError, match="is longer than its ledger says, though it was complete: put"
+    ):
+        opened(path)
+    assert content == path.read_bytes()
 
 
 def test_an_output_that_is_shorter_is_refused(path: Path) -> None:

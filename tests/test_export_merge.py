@@ -36,6 +36,7 @@ from shards import (
 from crowdtwist_async import ConfigurationError, OutputLockedError, OutputMismatchError, StorageError
 from crowdtwist_async.export import Shard, export, joining, merge, merging, storage
 from crowdtwist_async.export.ledger import Ledger
+from crowdtwist_async.export.shard import MERGED
 
 FILES = ("jsonl", "csv", "sqlite")
 MEMBERS = "SELECT requested_id, status, rows, requests, drifted FROM members ORDER BY 1"
@@ -51,6 +52,12 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def any_output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A place for an export of each format."""
     return tmp_path / f"out.{request.param}"
+
+
+def set_state(output: Path, key: str, value: str) -> None:
+    """Change what a database says of itself."""
+    with closing(sqlite3.connect(output)) as connection, connection:
+        connection.execute("UPDATE export_state SET value = ? WHERE key = ?", (value, key))
 
 
 def status_of(output: Path, status: str) -> str:
@@ -487,6 +494,30 @@ def test_what_a_killed_merge_left_is_replaced(output: Path) -> None:
 
     assert "merged" == merge(output).status
     assert not left.exists()
+
+
+def test_the_file_of_a_shard_that_is_gone_is_named(output: Path) -> None:
+    """The rows, and not the ledger that tells of them."""
+    shards_made(emulator_of(), output)
+    gone = own(output, 3)
+    gone.unlink()
+
+    with pytest.raises(OutputMismatchError, match=f"^(shard 3/{COUNT} of .*|.*{gone.name}) is not there"):
+        merge(output)
+    assert not output.exists()
+
+
+def test_what_somebody_has_added_to_a_merged_database_is_not_removed(tmp_path: Path) -> None:
+    """Merging anew would."""
+    output = tmp_path / "out.sqlite"
+    shards_made(emulator_of(), output)
+    merge(output)
+    query(output, "CREATE TABLE notes (text)")
+    set_state(output, MERGED, "others")
+
+    with pytest.raises(OutputMismatchError, match="holds 'notes', a table or view that no export made"):
+        merge(output, fresh=True)
+    assert [] == query(output, "SELECT * FROM notes")
 
 
 @pytest.mark.parametrize("place", ["-", "out.txt", "s3://bucket/out.jsonl", "missing/out.jsonl"])

@@ -170,3 +170,23 @@ def test_a_full_disk_loses_no_row(path: Path) -> None:
         assert expected("a") == stored(path)
         commit(target, "b")
     assert expected("a", "b") == stored(path)
+
+
+@pytest.mark.parametrize("made", ["TABLE notes (text)", "VIEW notes AS SELECT 1"], ids=["table", "view"])
+def test_what_somebody_has_added_is_not_removed(path: Path, made: str) -> None:
+    """To go on leaves it alone, and to begin anew is refused while it is there."""
+    exported(path, "a")
+    query(path, f"CREATE {made}")
+    with closing(opened(path)) as target:
+        commit(target, "b")
+
+    with pytest.raises(
+        OutputMismatchError, match="holds 'notes', a table or view that no export made. It is left as it is"
+    ):
+        opened(path, fresh=True)
+    assert expected("a", "b") == stored(path)
+
+    query(path, f"DROP {made.split(maxsplit=1)[0]} notes")
+    query(path, "CREATE INDEX ours ON purchases (requested_id)")
+    opened(path, fresh=True).close()
+    assert [] == stored(path)

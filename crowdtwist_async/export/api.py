@@ -16,6 +16,7 @@ from typing import Any, cast
 import anyio
 from attrs import evolve
 
+from crowdtwist_async._arguments import checked_flag
 from crowdtwist_async._config import checked_positive
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import ConfigurationError
@@ -98,10 +99,14 @@ async def export(
         endpoint, id_type, include_soldout=include_soldout, date_start=date_start, date_end=date_end
     )
     pace = Pace(
-        checked_positive(concurrency, "concurrency"), _checked_wait(max_outage), retry_failed=retry_failed
+        checked_positive(concurrency, "concurrency"),
+        _checked_seconds(max_outage, "max_outage", 0.0),
+        retry_failed=retry_failed,
     )
     part = None if shard is None else _checked_shard(shard, source)
-    place, stop = os.fspath(output), stop or anyio.Event()
+    age = None if max_age is None else _checked_seconds(max_age, "max_age")
+    _check_flags(fresh=fresh, retry_failed=retry_failed, disarm_formulas=disarm_formulas)
+    place, stop = _checked_output(output), _checked_stop(stop)
     if place == STANDARD_OUTPUT and (fresh or retry_failed or max_age is not None):
         raise ConfigurationError("standard output holds no earlier export: name a file")
     report = ExportReport(place, endpoint, per_minute=_rate(client))
@@ -113,7 +118,6 @@ async def export(
     ids, counted = found
     report.ids, report.blank, report.other_shards = counted.ids, counted.blank, counted.other_shards
     asked = _asked(client, source, counted, part) | {"disarm_formulas": str(disarm_formulas)}
-    age = max_age.total_seconds() if isinstance(max_age, timedelta) else max_age
     work = FileWork()
     try:
         opening = partial(Target, place, endpoint, fresh=fresh, disarm_formulas=disarm_formulas, shard=part)
@@ -217,10 +221,29 @@ def _tally(report: ExportReport, target: Target) -> None:
     report.without_rows, report.drifted, report.rows = totals.without_rows, totals.drifted, totals.rows
 
 
-def _checked_wait(max_outage: Any) -> float:
-    if isinstance(max_outage, bool) or not isinstance(max_outage, int | float) or not max_outage >= 0:
-        raise ConfigurationError("max_outage must be a number of seconds, 0 (do not wait) or more")
-    return float(max_outage)
+def _checked_seconds(value: Any, name: str, least: float = -math.inf) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= least:
+        beyond = "" if least < 0 else f", {least:g} or more"
+        raise ConfigurationError(f"{name} must be a number of seconds{beyond}, or a timedelta")
+    return float(seconds)
+
+
+def _check_flags(**flags: Any) -> None:
+    for name, flag in flags.items():
+        checked_flag(flag, name)
+
+
+def _checked_stop(stop: Any) -> anyio.Event:
+    if not isinstance(stop, anyio.Event | None):
+        raise ConfigurationError("stop must be an anyio.Event, which is set to end the run")
+    return stop or anyio.Event()
+
+
+def _checked_output(output: Any) -> str:
+    if not isinstance(output, str | os.PathLike) or not isinstance(place := os.fspath(output), str):
+        raise ConfigurationError("output must be a path, the URL of an object store, or -")
+    return place
 
 
 def _checked_shard(shard: Shard | str, source: Source) -> Shard:

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from crowdtwist_async.errors import OutputMismatchError
+from crowdtwist_async.export.database import check_tables
 from crowdtwist_async.export.formats import csv, jsonl
 from crowdtwist_async.export.formats.lines import BYTES, looks_ours
 from crowdtwist_async.export.ledger import Ledger
@@ -89,6 +90,8 @@ class _Lines:
         yield self._header
         for path, ledger in shards():
             left = int(ledger.state()[BYTES])
+            if not path.is_file():
+                raise changed(path, "is not there any more")
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size < left:
                     raise changed(path, "is shorter than its ledger says")
@@ -128,6 +131,7 @@ class _Database:
     def make(self, shards: Shards, /, *, fresh: bool) -> None:
         if self._path.exists():
             _check_replaceable(self._path, ours=self._merged() is not None, fresh=fresh)
+            check_tables(self._path)
         with replacing(self._path) as (beside, _), closing(_connected(beside)) as connection:
             for number, (path, ledger) in enumerate(shards()):
                 connection.execute("ATTACH DATABASE ? AS shard", (str(path),))

@@ -14,36 +14,32 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from crowdtwist_async.errors import OutputMismatchError
+from crowdtwist_async.export.database import APPLICATION, is_new
 from crowdtwist_async.export.rows import SCHEMA_VERSION
 from crowdtwist_async.export.storage import (
-    PRIVATE,
     changed,
     check_in_place,
     check_version,
     difference,
-    foreign,
     lock,
     storing,
     sync_folder,
     unlock,
 )
 
-_APPLICATION = 0x43547765
-"""In the file's header: a SQLite file without it is somebody else's."""
-_APPLICATION_AT = slice(68, 72)
-_HEADER_BYTES = 100
+COMPLETED_AT = "completed_at"
+"""The key of the state that says when all was done."""
 _BUSY_SECONDS = 30.0
 """How long a reader of the ledger may hold up a commit."""
 _FAILURES_AT_ONCE = 1_000
 _DAMAGE = {None, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 """SQLite's codes for a file that is not what it should be; none comes with a text that is no UTF-8."""
 _TABLES = f"""
-PRAGMA application_id = {_APPLICATION};
+PRAGMA application_id = {APPLICATION};
 CREATE TABLE export_state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE members (
     requested_id TEXT PRIMARY KEY,
@@ -111,7 +107,7 @@ class Ledger:
             was_there = path.exists()
             self._lock = lock(path, place)
             try:
-                self._connection = self._connected(is_new=_is_new(path, self._lock, discard))
+                self._connection = self._connected(is_new=is_new(path, self._lock, discard))
             except BaseException:
                 if not was_there and not os.fstat(self._lock).st_size:
                     path.unlink(missing_ok=True)
@@ -262,37 +258,6 @@ class Ledger:
             if part is not None:
                 connection.execute("INSERT INTO parts VALUES (?, ?, ?)", part)
             connection.execute("COMMIT")
-
-
-def _is_new(path: Path, file: int, discard: Callable[[], None] | None) -> bool:
-    """Check whose file it is; empty it if told."""
-    _undo_interrupted(path)
-    if os.fstat(file).st_size:
-        _check_header(path)
-    if discard is not None:
-        discard()
-        # SQLite removes a journal that lies beside an empty file.
-        os.ftruncate(file, 0)
-        os.fsync(file)
-    if os.fstat(file).st_size:
-        return False
-    os.fchmod(file, PRIVATE)
-    return True
-
-
-def _undo_interrupted(path: Path) -> None:
-    """Let SQLite undo what a crash interrupted, its own creation too; other files it leaves as they are."""
-    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA page_count")
-
-
-def _check_header(path: Path) -> None:
-    """Refuse a file that no export wrote."""
-    with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
-    ours = _APPLICATION.to_bytes(4, "big")
-    if not header.startswith(b"SQLite format 3\0") or header[_APPLICATION_AT] != ours:
-        raise foreign(path, "is there already, and was written by no export")
 
 
 def _primary_code(error: Exception) -> int | None:

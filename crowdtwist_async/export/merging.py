@@ -17,11 +17,10 @@ from crowdtwist_async.export.formats import format_of
 from crowdtwist_async.export.formats.jsonl import BEGINS
 from crowdtwist_async.export.formats.lines import looks_ours
 from crowdtwist_async.export.joining import Shards, check_parts, joined_as
-from crowdtwist_async.export.ledger import Ledger, Totals
+from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger, Totals
 from crowdtwist_async.export.shard import LEDGER, Shard, check_split, shards_at
 from crowdtwist_async.export.storage import difference, foreign, remove_file, replace_file, storing
 from crowdtwist_async.export.target import (
-    COMPLETED_AT,
     ERRORS,
     STANDARD_OUTPUT,
     checked_path,

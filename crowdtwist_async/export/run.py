@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import anyio
+from anyio.abc import TaskGroup
 from attrs import frozen
 
 from crowdtwist_async._progress import METER, Stats
@@ -80,6 +81,8 @@ class Run:
         self._stats = Stats()
         self._started = anyio.current_time()
         self._in_flight = 0
+        self._workers = 0
+        """As many as there was work for at once."""
         self._changed = anyio.Event()
         self._reading = anyio.Lock()
         self._coming = anyio.CancelScope()
@@ -118,8 +121,7 @@ class Run:
             group.start_soon(self._guarded, group.cancel_scope, store.store_all, self.tell)
             group.start_soon(self._wake_on_stop)
             async with anyio.create_task_group() as members:
-                for _ in range(self._pace.concurrency):
-                    members.start_soon(self._guarded, members.cancel_scope, self._fetch_members, store)
+                self._start_worker(members, store)
             # What is fetched is stored, also when the run ends in a failure.
             store.end()
             self._watching.cancel()
@@ -134,9 +136,15 @@ class Run:
             self._failure = self._failure or error
             scope.cancel()
 
-    async def _fetch_members(self, store: Store) -> None:
+    def _start_worker(self, members: TaskGroup, store: Store) -> None:
+        self._workers += 1
+        members.start_soon(self._guarded, members.cancel_scope, self._fetch_members, members, store)
+
+    async def _fetch_members(self, members: TaskGroup, store: Store) -> None:
         while (member := await self._next()) is not None:
             self._in_flight += 1
+            if self._in_flight == self._workers < self._pace.concurrency:
+                self._start_worker(members, store)
             try:
                 end = await self._fetched(member)
             finally:

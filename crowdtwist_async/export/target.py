@@ -16,7 +16,7 @@ from crowdtwist_async.errors import ConfigurationError, OutputMismatchError
 from crowdtwist_async.export.formats import Writer, format_of
 from crowdtwist_async.export.formats.jsonl import BEGINS, StandardOutput
 from crowdtwist_async.export.formats.lines import looks_ours
-from crowdtwist_async.export.ledger import Ledger
+from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger
 from crowdtwist_async.export.rows import iso
 from crowdtwist_async.export.shard import LEDGER, Shard, check_split
 from crowdtwist_async.export.storage import foreign, remove_file, replace_file, storing
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 STANDARD_OUTPUT = "-"
 ERRORS = ".errors.jsonl"
-COMPLETED_AT = "completed_at"
 
 
 class Target:

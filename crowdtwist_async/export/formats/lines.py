@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from crowdtwist_async.export.formats import Limits
-from crowdtwist_async.export.ledger import Ledger, Mark
+from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger, Mark
 from crowdtwist_async.export.rows import Row
 from crowdtwist_async.export.storage import (
     changed,
@@ -70,8 +70,11 @@ class LineWriter:
             return create(self._path)
         if not looks_ours(self._path, self._begins):
             raise foreign(self._path, "is no output of an export")
-        if self._path.stat().st_size < self._committed:
+        size = self._path.stat().st_size
+        if size < self._committed:
             raise changed(self._path, "is shorter than its ledger says")
+        if size > self._committed and self._ledger.get(COMPLETED_AT) is not None:
+            raise changed(self._path, "is longer than its ledger says, though it was complete")
         return os.open(self._path, os.O_RDWR)
 
     def write(self, rows: Sequence[Row]) -> None:

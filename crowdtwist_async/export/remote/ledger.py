@@ -24,13 +24,12 @@ import msgspec
 
 from crowdtwist_async.errors import OutputMismatchError
 from crowdtwist_async.export.formats.parquet import Names
-from crowdtwist_async.export.ledger import Ledger, Mark
+from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger, Mark
 from crowdtwist_async.export.remote.lease import Lease
 from crowdtwist_async.export.remote.objects import Objects
 from crowdtwist_async.export.rows import SCHEMA_VERSION, iso
 from crowdtwist_async.export.shard import Shard
 from crowdtwist_async.export.storage import changed, check_version
-from crowdtwist_async.export.target import COMPLETED_AT
 
 FOLDER = "_ledger"
 _LEASE = "lease.json"

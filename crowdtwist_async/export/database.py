@@ -1,0 +1,63 @@
+"""
+Files of SQLite: whose they are, and what is in them, before anything of them is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+
+from crowdtwist_async.export.rows import MODELS
+from crowdtwist_async.export.storage import PRIVATE, foreign
+
+APPLICATION = 0x43547765
+"""In the file's header: a SQLite file without it is somebody else's."""
+_APPLICATION_AT = slice(68, 72)
+_HEADER_BYTES = 100
+_LEDGER = {"export_state", "members", "failures", "parts"}
+_OWN = {*_LEDGER, *MODELS}
+_TABLES = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
+
+
+def is_new(path: Path, file: int, discard: Callable[[], None] | None) -> bool:
+    """Check whose file it is; empty it if told."""
+    _undo_interrupted(path)
+    if os.fstat(file).st_size:
+        _check_header(path)
+    if discard is not None:
+        check_tables(path)
+        discard()
+        # SQLite removes a journal that lies beside an empty file.
+        os.ftruncate(file, 0)
+        os.fsync(file)
+    if os.fstat(file).st_size:
+        return False
+    os.fchmod(file, PRIVATE)
+    return True
+
+
+def _undo_interrupted(path: Path) -> None:
+    """Let SQLite undo what a crash interrupted, its own creation too; other files it leaves as they are."""
+    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA page_count")
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a file that no export wrote."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    ours = APPLICATION.to_bytes(4, "big")
+    if not header.startswith(b"SQLite format 3\0") or header[_APPLICATION_AT] != ours:
+        raise foreign(path, "is there already, and was written by no export")
+
+
+def check_tables(path: Path) -> None:
+    """Refuse to remove a database to which somebody has added tables or views."""
+    found: set[str] = set()
+    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(path)) as connection:
+        found = {name for (name,) in connection.execute(_TABLES)}
+    if found >= _LEDGER and (others := found - _OWN):
+        raise foreign(path, f"holds {min(others)!r}, a table or view that no export made")
