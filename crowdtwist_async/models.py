@@ -217,6 +217,15 @@ class Paging:
     prev_page: str | None = None
     """The link to the previous page, with any key blanked; null: none."""
 
+    def __repr__(self) -> str:
+        """Links hold the member's id, which stays out of logs."""
+        links = f"next_page={_shown(self.next_page)}, prev_page={_shown(self.prev_page)}"
+        return f"Paging(total={self.total!r}, pages={self.pages!r}, {links})"
+
+
+def _shown(link: str | None) -> str:
+    return "None" if link is None else "..."
+
 
 @frozen
 class Page(Generic[T_co]):

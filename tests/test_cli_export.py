@@ -337,6 +337,15 @@ def test_unknown_ids_are_counted(export: Export, tmp_path: Path, ids: Path) -> N
     assert "The API knows none of these ids" not in ended.err
 
 
+def test_no_ids_are_suspicious(export: Export, ids: Path) -> None:
+    """Somebody may have written an empty file."""
+    ids.write_text("\n")
+
+    ended = export("--ids", ids)
+
+    assert (0, True) == (ended.code, "No ids were given: check --ids.\n" in ended.err)
+
+
 def test_ids_that_are_all_unknown_are_suspicious(export: Export, ids: Path) -> None:
     """They may be of another type, or of another environment."""
     ids.write_text("5\nnobody\n")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -54,6 +55,14 @@ def ids(emulator: Emulator, endpoint: str, key: str, pages: int) -> list[list[st
         json.loads(reply(emulator, endpoint, query=f"page={number}").body) for number in range(1, pages + 1)
     ]
     return [[row[key] for row in body[rows]] for body in bodies]
+
+
+@pytest.mark.parametrize("made", [partial(Fault.status, 503), Fault.not_json])
+def test_a_body_is_bytes(made: Callable[..., Fault]) -> None:
+    """A text would fail later, and far from here."""
+    body: Any = "maintenance"
+    with pytest.raises(TypeError, match="^body must be bytes, not str$"):
+        made(body=body)
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,14 @@ def test_the_repr_of_a_page_leaves_the_raw_body_out() -> None:
     assert "rows" not in repr(page(1))
 
 
+def test_the_repr_of_a_page_leaves_its_links_out() -> None:
+    """The member's id is in them."""
+    paging = Paging(
+        total=12, pages=2, next_page="http://localhost/users/alice%40example.com/purchases?page=2"
+    )
+    assert "Paging(total=12, pages=2, next_page=..., prev_page=None)" == repr(paging)
+
+
 def test_a_reward_needs_only_what_the_reference_requires() -> None:
     """What the tables call not required, and the starting date, are `None` when not given."""
     optional = {attribute.name for attribute in fields(Reward) if attribute.default is None}

@@ -29,6 +29,8 @@ def summary_of(report: ExportReport) -> Iterator[str]:
     yield from _counts(report)
     if report.status == "stopped":
         yield from _where_to_go_on(report, where)
+    elif not report.ids and not report.other_shards:
+        yield "No ids were given: check --ids."
     elif report.ids and report.not_found == report.done:
         yield "The API knows none of these ids: check --id-type, and the environment."
 

@@ -75,6 +75,8 @@ class Fault:
             raise ValueError("fraction must be from 0 to 1")
         if not 0.0 <= self.seconds < math.inf:
             raise ValueError("seconds can't be negative or endless")
+        if not isinstance(self.body, bytes | None):
+            raise TypeError(f"body must be bytes, not {type(self.body).__name__}")
         if type(self.code) is not int or not 100 <= self.code <= 999:
             raise ValueError("code must be an int from 100 to 999")
 
