@@ -38,7 +38,7 @@ collect_ignore = [name for tool, names in _WANTED.items() if not find_spec(tool)
 """What these run with weighs more than everything else: `nox -s docs openapi` has it."""
 
 # How long an example takes is the machine's affair.
-settings.register_profile("patient", deadline=None)
+settings.register_profile("patient", settings(), deadline=None)
 settings.load_profile("patient")
 
 _BLOCKING = ("os.fsync", "os.ftruncate", "os.open", "fcntl.flock")

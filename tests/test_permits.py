@@ -194,8 +194,8 @@ async def test_the_later_of_two_429s_counts(pauses: tuple[float, float]) -> None
 
 @pytest.mark.parametrize(
     ("pauses", "end"),
-    [({0.5: 10.0}, 10.5), ({0.5: 10.0, 5.0: 20.0}, 25.0), ({0.5: 10.0, 5.0: 2.0}, 10.5)],
-    ids=["one", "prolonged", "not shortened"],
+    [({0.5: 10.0}, 10.5), ({0.5: 10.0, 5.0: 20.0}, 25.0), ({0.5: 10.0, 5.0: 2.0}, 10.5), ({0.5: 0.75}, 1.25)],
+    ids=["one", "prolonged", "not shortened", "short"],
 )
 async def test_a_429_is_heeded_by_the_head_that_sleeps(pauses: dict[float, float], end: float) -> None:
     """The head has its permit already, and waits nevertheless."""
@@ -211,6 +211,37 @@ async def test_a_429_is_heeded_by_the_head_that_sleeps(pauses: dict[float, float
         tasks.start_soon(penalize)
         await permits.take()
         assert end == watch.seconds
+
+
+async def test_the_pause_after_a_429_is_told_and_can_be_sat_out() -> None:
+    """Also one that is prolonged meanwhile; when it is over nothing is told, and nobody waits."""
+    permits, watch = make_permits(), Stopwatch()
+    assert ("", True) == (permits.pause_told(), permits.pause() < 0)
+    await permits.heed(limited(0.5), POS, 120.0)
+    assert 0.5 == pytest.approx(permits.pause())
+    assert permits.pause_told().endswith("a 429: call again when it is over, in 0.5 s")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(permits.sit_out_pause)
+        await anyio.sleep(0.25)
+        await permits.heed(limited(0.75), POS, 120.0)
+        assert 0.75 == pytest.approx(permits.pause())
+
+    assert ("", 1.0) == (permits.pause_told(), watch.seconds)
+    await permits.sit_out_pause()
+    assert 1.0 == watch.seconds
+
+
+async def test_each_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """However many calls meet it."""
+    permits = make_permits()
+    for _ in range(2):
+        await permits.heed(limited(0.5), POS, 120.0)
+        await permits.heed(limited(0.75), POS, 120.0)
+        await permits.sit_out_pause()
+
+    told = "the server wants no requests for 0.5 s: it answered 429"
+    assert [told, told] == [record.message for record in caplog.records if record.name == "crowdtwist_async"]
 
 
 async def test_nobody_bursts_after_a_429() -> None:

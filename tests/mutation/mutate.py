@@ -72,14 +72,17 @@ _OPTIONS = [
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "walk": {"_walk": ("walk", "page_walk", "pager"), "_page_walk": ("page_walk", "pager", "fanout")},
     "retry": {"_retry": ("retry", "send"), "_quota": ("quota", "send")},
-    "ledger": {"export.ledger": ("export_ledger", "export_storage", "export_target")},
+    "ledger": {
+        "export.ledger": ("export_ledger", "export_storage", "export_target"),
+        "export.database": ("export_ledger", "export_sqlite", "export_merge"),
+    },
     "redaction": {"_secrets": ("secrets", "replies", "client", "signing")},
     "protocol": {
         "_protocol": ("protocol", "replies", "page_walk", "signing"),
         "_replies": ("replies", "send"),
         "_arguments": ("arguments", "protocol", "client"),
     },
-    "budget": {"_budget": ("budget", "permits"), "_permits": ("permits", "send")},
+    "budget": {"_budget": ("budget", "permits"), "_permits": ("permits", "fanout_line", "send")},
 }
 """Modules, each with the tests that should notice a change in it, the fastest first."""
 
