@@ -145,11 +145,80 @@ sys.stdin.read()
 """
 
 
+_FORKED = """
+import os, sys, threading
+from pathlib import Path
+from crowdtwist_async.export import storage
+from crowdtwist_async.export.ledger import Ledger
+
+def again():
+    Ledger(path, "out.jsonl").close()
+
+def fork(meanwhile=lambda: None, child=lambda: None):
+    (go, let), (done, tell) = os.pipe(), os.pipe()
+    if not os.fork():
+        try:
+            os.close(let)
+            os.close(1)
+            if os.read(go, 1):
+                child()
+                os.write(tell, b"x")
+                sys.stdin.read()
+        finally:
+            os._exit(0)
+    os.close(tell)
+    meanwhile()
+    os.write(let, b"x")
+    assert os.read(done, 1)
+
+path = Path(sys.argv[1])
+ledger = Ledger(path, "out.jsonl")
+"""
+"""A child that lives until standard input ends; it does its part when the parent has done what it does meanwhile."""
+_HELD = "print('held', flush=True); sys.stdin.read()"
+_FULL = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+descriptors = []
+
+def fill():
+    try:
+        while True:
+            descriptors.append(os.dup(0))
+    except OSError:
+        pass
+
+def empty():
+    while descriptors:
+        os.close(descriptors.pop())
+
+os.register_at_fork(before=fill, after_in_parent=empty)
+fork(child=lambda: os.fstat(ledger._lock))
+"""
+_LOCKING = """
+import fcntl
+ledger.close()
+flock, locking, forking = fcntl.flock, threading.Event(), threading.Event()
+
+def waiting(*arguments):
+    locking.set()
+    forking.wait()
+    flock(*arguments)
+
+fcntl.flock = waiting
+thread = threading.Thread(target=storage.lock, args=(path, "out.jsonl"))
+thread.start()
+locking.wait()
+os.register_at_fork(before=forking.set)
+fork(thread.join)
+"""
+
+
 @contextmanager
-def held_elsewhere(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process that holds the ledger."""
+def held_elsewhere(path: Path, program: str = _HOLDER) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that holds the ledger, or has done what it says it does."""
     holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with holder:
         try:
@@ -170,12 +239,46 @@ def test_two_processes_do_not_write_together(path: Path) -> None:
                 Ledger(path, "out.jsonl", lambda: None)
 
 
-def test_a_killed_process_holds_no_lock(path: Path) -> None:
-    """The system lets go of it: there is nothing to clean up."""
-    with held_elsewhere(path) as holder:
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(_HOLDER, id="alone"),
+        pytest.param(f"{_FORKED}fork()\n{_HELD}", id="with-a-child"),
+        pytest.param(f"{_FORKED}{_FULL}{_HELD}", id="with-a-child-that-can-open-nothing"),
+        pytest.param(f"{_FORKED}{_LOCKING}{_HELD}", id="with-a-child-that-was-forked-while-it-locked"),
+    ],
+)
+def test_a_killed_process_holds_no_lock(path: Path, program: str) -> None:
+    """The system lets go of it, also where a child that it forked lives on: there is nothing to clean up."""
+    with held_elsewhere(path, program) as holder:
         holder.kill()
         holder.wait()
         Ledger(path, "out.jsonl").close()
+
+
+@pytest.mark.parametrize("then", ["fork(ledger.close); again()", "fork(ledger.close, again)"])
+def test_a_forked_child_keeps_no_lock(path: Path, then: str) -> None:
+    """It lives on after the export during which it was forked, and nobody is locked out."""
+    with held_elsewhere(path, f"{_FORKED}{then}\n{_HELD}"):
+        Ledger(path, "out.jsonl").close()
+
+
+def test_a_forked_child_does_not_unlock(path: Path) -> None:
+    """It closes what it has of its parent's ledger, and the parent still holds it."""
+    with held_elsewhere(path, f"{_FORKED}fork(child=ledger.close)\n{_HELD}"):
+        with pytest.raises(OutputLockedError):
+            Ledger(path, "out.jsonl")
+
+
+def test_a_program_that_is_being_started_keeps_no_lock(path: Path) -> None:
+    """Until it runs, it has copies of all descriptors."""
+    ledger = Ledger(path, "out.jsonl")
+    assert ledger._lock is not None
+    copy = os.dup(ledger._lock)
+    ledger.close()
+
+    Ledger(path, "out.jsonl").close()
+    os.close(copy)
 
 
 def test_it_is_locked_within_a_process_too(path: Path) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 from crowdtwist_async.errors import ConfigurationError, OutputLockedError, OutputMismatchError, StorageError
 
@@ -21,9 +21,13 @@ _HELD = (
     "another program has held it in a transaction for longer than an export waits. End that program, or its"
     " transaction,"
 )
-_LOCKING = Lock()
-_LOCKED: set[tuple[int, int]] = set()
-"""Files that this process holds: opening and closing one again would drop the locks that SQLite has on it."""
+_LOCKING = RLock()
+"""Held while the process forks, so that a child knows of all locks: also by a signal handler amid locking."""
+_LOCKED: dict[int, tuple[int, int]] = {}
+"""
+The files that this process holds, by descriptor: opening and closing one again would drop the locks that
+SQLite has on it.
+"""
 
 
 @contextmanager
@@ -72,7 +76,7 @@ def lock(path: Path, place: str) -> int:
         ) from None
     locked = OutputLockedError(f"another export is writing {place}: wait until it ends, or stop it")
     with _LOCKING:
-        if path.exists() and _identity(path.stat()) in _LOCKED:
+        if path.exists() and _identity(path.stat()) in _LOCKED.values():
             raise locked
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
         try:
@@ -82,15 +86,41 @@ def lock(path: Path, place: str) -> int:
             if not isinstance(error, BlockingIOError):
                 raise
             raise locked from None
-        _LOCKED.add(_identity(os.fstat(descriptor)))
+        _LOCKED[descriptor] = _identity(os.fstat(descriptor))
     return descriptor
 
 
 def unlock(descriptor: int) -> None:
-    """Let others in."""
+    """Let others in; a forked child that does so of its parent's lock changes nothing."""
+    import fcntl
+
     with _LOCKING:
-        _LOCKED.discard(_identity(os.fstat(descriptor)))
-        os.close(descriptor)
+        if _LOCKED.pop(descriptor, None) is not None:
+            # Closing alone lets nobody in as long as a program that is being started has a copy.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+def _let_go_in_child() -> None:
+    """Hold nothing in a forked child: as long as it has a copy of a descriptor, the file is locked."""
+    for descriptor in _LOCKED:
+        with suppress(OSError):
+            # Closed before another is opened: there may be no more than this one.
+            os.close(descriptor)
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            # What the child has of its parent's export still knows the number: no other file may get it.
+            if nowhere != descriptor:
+                os.dup2(nowhere, descriptor, inheritable=False)
+                os.close(nowhere)
+    _LOCKED.clear()
+    _LOCKING.release()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no forks
+    os.register_at_fork(
+        before=_LOCKING.acquire, after_in_parent=_LOCKING.release, after_in_child=_let_go_in_child
+    )
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
