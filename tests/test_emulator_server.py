@@ -4,6 +4,8 @@ The emulator on a socket: the same answers, and connections that really break.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import signal
 import socket
@@ -13,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import anyio
 import httpx
 import pytest
 
@@ -159,6 +162,63 @@ def test_stopping_cuts_what_is_open(caplog: pytest.LogCaptureFixture) -> None:
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
     with pytest.raises(httpx.ConnectError):
         httpx.get(running.url, trust_env=False)
+
+
+@pytest.mark.anyio
+async def test_a_cancellation_stops_it() -> None:
+    """It is left as by a return: nothing answers, and no thread serves."""
+    with anyio.CancelScope() as scope:
+        async with EmulatorServer(Emulator(api_key=KEY)) as running:
+            scope.cancel()
+            await anyio.sleep_forever()
+
+    assert not running._thread.is_alive()
+    with pytest.raises(httpx.ConnectError):
+        await anyio.to_thread.run_sync(functools.partial(httpx.get, running.url, trust_env=False))
+
+
+@pytest.mark.asyncio
+async def test_a_cancelled_task_stops_it() -> None:
+    """Also where asyncio's own cancelling comes at the very end of the block."""
+
+    async def serve_shortly() -> None:
+        async with running:
+            asking = asyncio.current_task()
+            assert asking is not None
+            asking.cancel()
+
+    running = EmulatorServer(Emulator(api_key=KEY))
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(serve_shortly())
+
+    await asyncio.to_thread(running._thread.join, 5)
+    assert not running._thread.is_alive()
+
+
+def test_it_is_entered_once_at_a_time() -> None:
+    """The second entering is refused and leaves the first as it is; later it runs again."""
+    running = EmulatorServer(Emulator(api_key=KEY))
+    for _ in range(2):
+        with running:
+            with pytest.raises(RuntimeError, match="^the server runs already: make another EmulatorServer$"):
+                running.__enter__()
+            assert 200 == httpx.get(running.url + PURCHASES, headers=HEADERS, trust_env=False).status_code
+        assert not running._thread.is_alive()
+
+
+def test_a_server_without_a_thread_does_not_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has no more threads: the address is free again."""
+    listeners: list[socket.socket] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        listeners.extend(thread._args[0])  # type: ignore[attr-defined]  # what it was to serve
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        EmulatorServer(Emulator(api_key=KEY)).__enter__()
+
+    assert [-1] == [listener.fileno() for listener in listeners]
 
 
 @pytest.mark.asyncio

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
+from anyio import CancelScope
 from anyio.to_thread import run_sync
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -68,13 +69,22 @@ class EmulatorServer:
         self._address = host, port
         self.url = ""
         """Where it listens, such as `http://127.0.0.1:40123`; empty before entering."""
+        self._is_entered = False
 
     def __enter__(self) -> Self:
+        if self._is_entered:
+            raise RuntimeError("the server runs already: make another EmulatorServer")
         self._listener = _listen(*self._address)
-        self.url = _url(self._listener)
         self._server = _Server(self._emulator)
         self._thread = Thread(target=self._server.run, args=([self._listener],), daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # no more threads, or Ctrl-C
+            self._server.should_exit = True
+            self._listener.close()
+            raise
+        self.url = _url(self._listener)
+        self._is_entered = True
         return self
 
     def __exit__(
@@ -83,6 +93,7 @@ class EmulatorServer:
         self._server.should_exit = True
         self._thread.join()
         self._listener.close()
+        self._is_entered = False
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -90,7 +101,10 @@ class EmulatorServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await run_sync(self.__exit__, kind, error, trace)
+        # It stops even if this await is cancelled by asyncio, which no shield keeps out.
+        self._server.should_exit = True
+        with CancelScope(shield=True):
+            await run_sync(self.__exit__, kind, error, trace)
 
 
 class _Server(uvicorn.Server):
