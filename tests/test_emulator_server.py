@@ -14,12 +14,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import httpx
 import pytest
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crowdtwist_async.emulator import Emulator, Fault
+from crowdtwist_async.emulator import server as server_module
 from crowdtwist_async.emulator.server import EmulatorServer, serve
 
 KEY = "canary-key"
@@ -162,6 +166,38 @@ def test_stopping_cuts_what_is_open(caplog: pytest.LogCaptureFixture) -> None:
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
     with pytest.raises(httpx.ConnectError):
         httpx.get(running.url, trust_env=False)
+
+
+def test_stopping_cuts_what_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that was accepted while it stopped does not hold up the end, however long its client keeps it."""
+    accepted: list[H11Protocol] = []
+    shutdown = uvicorn.Server.shutdown
+
+    class Accepted(server_module._Protocol):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            accepted.append(self)
+
+    async def late(stopping: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
+        client.connect_ex(address)
+        while not accepted:  # noqa: ASYNC110 - a turn later its connection is made
+            await asyncio.sleep(0)
+        await shutdown(stopping, sockets)
+
+    monkeypatch.setattr(server_module, "_Protocol", Accepted)
+    monkeypatch.setattr(uvicorn.Server, "shutdown", late)
+    with socket.socket() as client:
+        client.setblocking(False)
+        running = EmulatorServer(Emulator(api_key=KEY)).__enter__()
+        host, port = running.url.removeprefix("http://").split(":")
+        address = host, int(port)
+        leaving = threading.Thread(target=running.__exit__, args=(None, None, None))
+        leaving.start()
+        leaving.join(10)
+        is_held_up = leaving.is_alive()
+    leaving.join()
+
+    assert (1, False) == (len(accepted), is_held_up)
 
 
 @pytest.mark.anyio

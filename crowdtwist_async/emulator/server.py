@@ -19,6 +19,7 @@ import uvicorn
 from anyio import CancelScope
 from anyio.to_thread import run_sync
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from crowdtwist_async.emulator.app import Emulator
 
@@ -107,6 +108,12 @@ class EmulatorServer:
             await run_sync(self.__exit__, kind, error, trace)
 
 
+class _State(ServerState):
+    """What a server and its connections know of each other."""
+
+    is_ending = False
+
+
 class _Server(uvicorn.Server):
     """A server that stops without waiting for the connections that are still open."""
 
@@ -125,8 +132,10 @@ class _Server(uvicorn.Server):
                 server_header=False,
             )
         )
+        self.server_state: _State = _State()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.server_state.is_ending = True
         for connection in self.server_state.connections:
             connection.transport.abort()
         for task in self.server_state.tasks:
@@ -137,12 +146,16 @@ class _Server(uvicorn.Server):
 class _Protocol(H11Protocol):
     """One connection, which a fault can cut, and whose end ends the request on it."""
 
+    server_state: _State
     _answering: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         super().connection_made(transport)
         self.access_log = False
         self._emulator, self.app = self.app, self._answer
+        if self.server_state.is_ending:
+            # It was accepted before the listener closed, and uvicorn would wait for it.
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
