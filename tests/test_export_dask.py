@@ -7,16 +7,19 @@ process.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pickle
 import re
 import signal
+import socket
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
@@ -25,6 +28,7 @@ from urllib.request import urlopen
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 import pytest
 import redis
 from blocks import ROOT, blocks_of, emulated, run, shell
@@ -35,6 +39,7 @@ from command import (  # noqa: F401 - fixtures
     in_this_process,
     no_account,
     process,
+    python_m,
 )
 from conftest import KEY, leaks
 from redis_server import RedisServer, one_for_all  # noqa: F401 - a fixture
@@ -44,6 +49,7 @@ from crowdtwist_async import CrowdTwistError, Reply, Request
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, OutputLockedError
 from crowdtwist_async.export import ExportReport, Shard, merge
+from crowdtwist_async.export.dask import cluster as dask_cluster
 from crowdtwist_async.export.dask import export_on_dask
 from crowdtwist_async.export.dask import worker as dask_worker
 from crowdtwist_async.export.dask.cluster import Spread
@@ -357,6 +363,134 @@ def test_the_blocks_of_the_page_run(tmp_path: Path) -> None:
 
     assert (tmp_path / "points.jsonl").exists()
     assert (tmp_path / "purchases.parquet").is_dir()
+
+
+# A cluster that is not wanted any more while it starts
+
+
+class SlowCluster:
+    """A local cluster that starts when it is let, and can't be closed before: as Dask's."""
+
+    def __init__(self, **_: object) -> None:
+        self.steps: list[str] = []
+        self.begun = anyio.Event()
+        self.may_start = anyio.Event()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._start().__await__()
+
+    async def _start(self) -> None:
+        self.begun.set()
+        await self.may_start.wait()
+        self.steps.append("started")
+
+    async def close(self) -> None:
+        """End the processes that have started."""
+        self.steps.append("closed")
+
+
+async def cancelled_scope(call: Callable[[], Coroutine[Any, Any, None]], cancelled: anyio.Event) -> bool:
+    """Make a call, and cancel it as anyio does."""
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            await cancelled.wait()
+            scope.cancel()
+    return scope.cancelled_caught
+
+
+async def cancelled_task(call: Callable[[], Coroutine[Any, Any, None]], cancelled: anyio.Event) -> bool:
+    """Make a call, and cancel it as asyncio does, twice."""
+    task = asyncio.ensure_future(call())
+    await cancelled.wait()
+    for _ in range(2):
+        task.cancel()
+        await anyio.lowlevel.checkpoint()
+    await asyncio.wait([task])
+    return task.cancelled()
+
+
+@pytest.mark.parametrize("cancelling", [cancelled_scope, cancelled_task])
+def test_a_cancelled_cluster_starts_whole_and_is_closed(
+    monkeypatch: pytest.MonkeyPatch, cancelling: Callable[..., Awaitable[bool]]
+) -> None:
+    """Dask leaves the processes of one that started half, and an error in the cancellation's place."""
+
+    async def main() -> tuple[bool, list[str]]:
+        cluster = SlowCluster()
+        monkeypatch.setattr(dask_cluster, "_classes", lambda: (None, lambda **_: cluster))
+
+        async def use() -> None:
+            async with dask_cluster.cluster_at("local"):
+                raise AssertionError("it was cancelled")
+
+        async def release() -> None:
+            await cluster.begun.wait()
+            await anyio.wait_all_tasks_blocked()
+            cluster.may_start.set()
+
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                group.start_soon(release)
+                was_cancelled = await cancelling(use, cluster.begun)
+        return was_cancelled, cluster.steps
+
+    assert (True, ["started", "closed"]) == anyio.run(main)
+
+
+def test_a_client_that_is_still_connecting_is_closed(
+    ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its scheduler accepts, and says nothing."""
+    from distributed import Client, LocalCluster
+
+    made: list[Any] = []
+
+    def make(*arguments: object, **options: object) -> Any:
+        made.append(Client(*arguments, **options))
+        return made[0]
+
+    async def leave(silent: socket.socket) -> None:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        export = partial(export_on_dask, address, "points", ids, tmp_path / "out.jsonl")
+        async with anyio.create_task_group() as group:
+            group.start_soon(export)
+            with (await anyio.to_thread.run_sync(silent.accept))[0]:
+                group.cancel_scope.cancel()
+
+    monkeypatch.setattr(dask_cluster, "_classes", lambda: (make, LocalCluster))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        anyio.run(leave, silent)
+
+    assert ["closed"] == [client.status for client in made]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_while_the_cluster_starts_ends_all(
+    ids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """A terminal sends it to the cluster's processes too, which begin by importing."""
+    monkeypatch.setenv("CROWDTWIST_API_KEY", KEY)
+    command = python_m("export", "points", "--ids", ids, "-o", tmp_path / "out.jsonl", "--dask", "local")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        until(lambda: any("spawn_main" in child for child in children_of(running.pid)))
+        if number == signal.SIGINT:
+            os.killpg(running.pid, number)
+        else:
+            running.send_signal(number)
+        _, said = running.communicate(timeout=PATIENCE)  # of all processes: none is left
+
+    assert (130, "crowdtwist: interrupted\n") == (running.returncode, said)
+
+
+def children_of(process_id: int) -> list[str]:
+    """The command lines of a process's children."""
+    found = []
+    for listed in Path("/proc").glob(f"{process_id}/task/*/children"):
+        with suppress(OSError):
+            found += [Path(f"/proc/{child}/cmdline").read_text() for child in listed.read_text().split()]
+    return found
 
 
 # What a worker does, in this process

@@ -42,8 +42,7 @@ async def in_daemon_thread(call: Callable[[], T], *, to_its_end: bool = False) -
 
     Thread(target=work, daemon=True).start()
     if to_its_end:
-        with anyio.CancelScope(shield=True):
-            await _wait_to_its_end(done)
+        await wait_to_its_end(done)
     else:
         await done.wait()
     if failures:
@@ -61,10 +60,12 @@ def _caller() -> Callable[[Callable[[], object]], object]:
     return getattr(loop, "run_sync_soon", None) or loop.call_soon_threadsafe  # type: ignore[no-any-return]
 
 
-async def _wait_to_its_end(done: anyio.Event) -> None:
-    try:
-        await done.wait()
-    except anyio.get_cancelled_exc_class():
-        # Of the asyncio task itself, which no shield keeps out.
-        await _wait_to_its_end(done)
-        raise
+async def wait_to_its_end(done: anyio.Event) -> None:
+    """Wait; a cancellation is raised only then."""
+    with anyio.CancelScope(shield=True):
+        try:
+            await done.wait()
+        except anyio.get_cancelled_exc_class():
+            # Of the asyncio task itself, which no shield keeps out.
+            await wait_to_its_end(done)
+            raise

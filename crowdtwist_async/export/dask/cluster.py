@@ -5,13 +5,16 @@ A Dask cluster: reached or started, asked how large it is, and whether its worke
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled, current_token
 from anyio.to_thread import run_sync as to_thread
 from attrs import frozen
 
@@ -20,6 +23,7 @@ from crowdtwist_async.export.dask import worker
 from crowdtwist_async.export.plan import counted
 from crowdtwist_async.export.shard import Shard, check_split, shards_at
 from crowdtwist_async.export.storage import remove_file, storing
+from crowdtwist_async.export.threads import wait_to_its_end
 
 LOCAL = "local"
 _LOCAL_WORKERS = (2, 4)
@@ -29,6 +33,7 @@ _MOST_AT_ONCE = 32
 _SHARDS_AT_A_THREAD = 2
 """A worker that is lost delays the shards that it had: smaller ones are made up for sooner."""
 _JOIN_SECONDS = 60.0
+_HAS_MASKS = hasattr(signal, "pthread_sigmask")
 _MISSING = "Dask needs more packages: pip install 'crowdtwist-async[dask]'"
 
 
@@ -40,6 +45,8 @@ async def cluster_at(address: str) -> AsyncIterator[Any]:
         async with _connected(client_class, address) as client:
             yield client
         return
+    if _HAS_MASKS:
+        await to_thread(resource_tracker.ensure_running)
     cluster = _local(cluster_class)
     try:
         await _started(cluster)
@@ -47,8 +54,7 @@ async def cluster_at(address: str) -> AsyncIterator[Any]:
             await client.register_plugin(worker.unsignalled())
             yield client
     finally:
-        with anyio.CancelScope(shield=True):
-            await cluster.close()
+        await _to_its_end(cluster.close())
 
 
 def _local(make: Callable[..., Any]) -> Any:
@@ -69,9 +75,27 @@ def _local(make: Callable[..., Any]) -> Any:
 
 async def _started(cluster: Any) -> None:
     try:
-        await cluster
+        with _out_of_reach_of_ctrl_c():
+            await _to_its_end(cluster)  # one that has half begun can't be closed
     except (OSError, RuntimeError) as error:
         raise ExportError(f"the local Dask cluster did not start: {error}") from error
+
+
+@contextmanager
+def _out_of_reach_of_ctrl_c() -> Iterator[None]:
+    """
+    Start processes that a terminal's Ctrl-C does not end: they can't ignore it before they run.
+
+    Python's resource tracker, if it starts only now, lets the signal through again.
+    """
+    if not _HAS_MASKS:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _classes() -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -84,15 +108,40 @@ def _classes() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 @asynccontextmanager
 async def _connected(make: Callable[..., Any], cluster: Any) -> AsyncIterator[Any]:
+    client = make(cluster, asynchronous=True, set_as_default=False)
     try:
-        client = await make(cluster, asynchronous=True, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ExportError(f"no Dask scheduler answers at {cluster}") from error
-    try:
+        await _answered(client, cluster)
         yield client
     finally:
-        with anyio.CancelScope(shield=True):
-            await client.close()
+        await _to_its_end(client.close())
+
+
+async def _answered(client: Any, cluster: Any) -> None:
+    try:
+        await client
+    except (OSError, ValueError) as error:
+        raise ExportError(f"no Dask scheduler answers at {cluster}") from error
+
+
+async def _to_its_end(work: Awaitable[object]) -> None:
+    """Wait for what Dask does, whatever comes of it; only then a cancellation is raised, or its error."""
+    done = anyio.Event()
+    failures: list[Exception] = []
+
+    async def finish() -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - raised below
+            failures.append(error)
+        finally:
+            done.set()
+
+    loop: Any = current_token().native_token
+    _task = loop.create_task(finish())  # of its own, and held: no cancellation reaches it
+    await wait_to_its_end(done)
+    await checkpoint_if_cancelled()
+    if failures:
+        raise failures[0]
 
 
 @frozen
