@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import select
 import signal
 import sqlite3
 import stat
@@ -18,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from struct import unpack
@@ -48,6 +49,7 @@ from command import (  # noqa: F401 - fixtures
 from conftest import KEY
 
 from crowdtwist_async.cli import main
+from crowdtwist_async.cli._interrupt import Interruption
 from crowdtwist_async.cli._progress import ProgressDisplay
 from crowdtwist_async.emulator import Emulator, Fault
 
@@ -877,12 +879,12 @@ def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedEmulator]:
 
 
 @contextmanager
-def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: object, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """An export in a process of its own."""
     with subprocess.Popen(
         python_m("export", "points", *arguments),
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
@@ -895,9 +897,9 @@ def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
 def ended(running: subprocess.Popen[str]) -> Ended:
     """How it ends, while its standard input stays open."""
     running.wait(PATIENCE)
-    assert running.stdout is not None
     assert running.stderr is not None
-    return checked(Ended(running.returncode, running.stdout.read(), running.stderr.read()))
+    printed = "" if running.stdout is None else running.stdout.read()
+    return checked(Ended(running.returncode, printed, running.stderr.read()))
 
 
 def line_from(running: subprocess.Popen[str]) -> str:
@@ -929,6 +931,7 @@ class SignallingEmulator(Emulator):
                 self._heeded.set()
 
         monkeypatch.setattr(ProgressDisplay, "say", said)
+        monkeypatch.setattr(Interruption, "end_process", lambda _: None)
         monkeypatch.setattr("crowdtwist_async.cli._connect.Emulator", lambda members: self)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -1004,6 +1007,43 @@ def test_a_process_ends_with_the_second_signal(
     gated.gate.set()
     assert 0 == crowdtwist("export", "points", *arguments).code
     assert each_once() == stored(out)
+
+
+@contextmanager
+def full_pipe() -> Iterator[int]:
+    """Where to write what nobody reads: it takes nothing more."""
+    reading, writing = os.pipe()
+    while select.select([], [writing], [], 0)[1]:
+        os.write(writing, bytes(select.PIPE_BUF))
+    try:
+        yield writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def hangs_writing(process_id: int) -> bool:
+    """Whether one of its threads is in a call of the system's whose first argument is standard output."""
+    for call in Path("/proc").glob(f"{process_id}/task/*/syscall"):
+        with suppress(OSError):  # the thread has ended
+            if call.read_text().split()[1:2] == ["0x1"]:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("signals", [2, 3])
+def test_a_process_ends_though_a_thread_hangs(signals: int) -> None:
+    """In a pipe that nobody reads; with the second signal soon, with a third at once."""
+    with full_pipe() as pipe, started("--emulator", "-o", "-", stdout=pipe) as running:
+        line_from(running)
+        wait_until(lambda: hangs_writing(running.pid))
+        running.send_signal(signal.SIGINT)
+        assert STOPPING == line_from(running)
+        for _ in range(signals - 1):
+            running.send_signal(signal.SIGINT)
+        end = ended(running)
+
+    assert (130, "", "crowdtwist: interrupted\n") == end
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)

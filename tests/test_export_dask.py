@@ -49,6 +49,7 @@ from crowdtwist_async import CrowdTwistError, Reply, Request
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, OutputLockedError
 from crowdtwist_async.export import ExportReport, Shard, merge
+from crowdtwist_async.export import dask as export_dask
 from crowdtwist_async.export.dask import cluster as dask_cluster
 from crowdtwist_async.export.dask import export_on_dask
 from crowdtwist_async.export.dask import worker as dask_worker
@@ -229,6 +230,34 @@ def test_a_shard_that_somebody_else_exports_is_named(
     assert 1 == refused.code
     assert f"another export is writing shard 1/2 of {output}" in refused.err
     assert requests == api.stats.requests
+
+
+@pytest.mark.anyio
+async def test_what_a_lost_worker_holds_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is free, or the export is to stop."""
+    stop = anyio.Event()
+    locked = [OutputLockedError("held"), OutputLockedError("held")]
+
+    def look() -> str:
+        if locked:
+            raise locked.pop()
+        return "free"
+
+    monkeypatch.setattr(export_dask, "_AGAIN_SECONDS", 0.0)
+    assert "free" == await export_dask._patiently(look, stop)
+
+    monkeypatch.setattr(export_dask, "_AGAIN_SECONDS", PATIENCE)
+    locked += [OutputLockedError("held"), OutputLockedError("held")]
+    async with anyio.create_task_group() as group:
+        group.start_soon(set_soon, stop)
+        with anyio.fail_after(PATIENCE / 2), pytest.raises(OutputLockedError):
+            await export_dask._patiently(look, stop)
+
+
+async def set_soon(stop: anyio.Event) -> None:
+    """Set it when others wait."""
+    await anyio.wait_all_tasks_blocked()
+    stop.set()
 
 
 def test_a_lost_worker_loses_no_row(on_dask: Command, api: Api, cluster: Any, tmp_path: Path) -> None:

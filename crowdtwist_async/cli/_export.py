@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,12 +17,12 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from anyio.abc import TaskStatus
 from attrs import evolve, frozen
 
 from crowdtwist_async.cli import COMPLETE, COMPLETE_WITH_FAILURES, INTERRUPTED, STOPPED, say
 from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.cli._dask import export_shards
+from crowdtwist_async.cli._interrupt import Interruption
 from crowdtwist_async.cli._progress import ProgressDisplay, is_terminal, make_console
 from crowdtwist_async.cli._summary import summary_of
 from crowdtwist_async.client import CrowdTwistClient
@@ -136,29 +135,6 @@ def seconds(text: str, flag: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3_600, "d": 86_400}[match[2]]
 
 
-class _Interrupted:
-    """What the signals asked for: first to finish what is under way, then to stop at once."""
-
-    def __init__(self, display: ProgressDisplay) -> None:
-        self.stop = anyio.Event()
-        self.at_once = anyio.CancelScope()
-        self._display = display
-
-    async def heed(self, task_status: TaskStatus[None]) -> None:
-        """Wait for signals."""
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for _ in signals:
-                if self.stop.is_set() or not self._display.has_begun:
-                    self.at_once.cancel()
-                    return
-                self.stop.set()
-                self._display.is_stopping = True
-                self._display.say(
-                    "Stopping when the members under way are done. A second signal stops at once."
-                )
-
-
 async def run_export(connection: Connection, options: ExportOptions) -> int:
     """Export, and say on standard error how it goes and went."""
     emulator = connection.make_emulator()
@@ -176,33 +152,39 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
         options.endpoint,
         typed=options.ids == STANDARD_INPUT and is_terminal(sys.stdin),
     )
+    interruption = Interruption(display, partial(_of_interruption, display, options.output))
     try:
-        report = await _watched(exporting, display)
+        report = await _watched(exporting, display, interruption)
     except (CrowdTwistError, OSError) as error:
         with suppress(StorageError):  # the first error tells more
             await _write_summary(options, display.report, "failed", str(error))
         raise
     if report is not None:
         return await _conclude(options, report, display, emulator)
-    can_go_on = display.has_begun and options.output != STANDARD_OUTPUT
-    say(f"interrupted: the same command goes on with {options.output}" if can_go_on else "interrupted")
+    interruption.tell()
     await _write_summary(options, display.report, "stopped", "interrupted")
     return INTERRUPTED
 
 
+def _of_interruption(display: ProgressDisplay, output: str) -> str:
+    can_go_on = display.has_begun and output != STANDARD_OUTPUT
+    return f"interrupted: the same command goes on with {output}" if can_go_on else "interrupted"
+
+
 async def _watched(
-    exporting: Callable[[ProgressDisplay, anyio.Event], Awaitable[ExportReport]], display: ProgressDisplay
+    exporting: Callable[[ProgressDisplay, anyio.Event], Awaitable[ExportReport]],
+    display: ProgressDisplay,
+    interruption: Interruption,
 ) -> ExportReport | None:
     """Export while the display moves and signals are heeded; `None`: it was stopped at once."""
-    interrupted = _Interrupted(display)
     report: ExportReport | None = None
     failure: CrowdTwistError | OSError | None = None
     async with anyio.create_task_group() as beside:
-        await beside.start(interrupted.heed)
+        await beside.start(interruption.heed)
         beside.start_soon(display.run)
         try:
-            with interrupted.at_once, display:
-                report = await exporting(display, interrupted.stop)
+            with interruption.at_once, display:
+                report = await exporting(display, interruption.stop)
         except (CrowdTwistError, OSError) as error:
             # Raised below: the task group would wrap it in a group.
             failure = error

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from math import ceil
 from pathlib import Path
-from time import monotonic, sleep
-from typing import Any, Literal
+from time import monotonic
+from typing import Any, Literal, TypeVar
 
 import anyio
 from anyio.to_thread import run_sync as to_thread
@@ -37,6 +38,7 @@ from crowdtwist_async.export.storage import storing
 from crowdtwist_async.export.target import STANDARD_OUTPUT, Target, checked_path, has_content
 from crowdtwist_async.export.threads import in_daemon_thread
 
+T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
 
 
@@ -134,13 +136,13 @@ async def export_on_dask(
     async with cluster_at(address) as client:
         spread = await spread_over(client, place, shards)
         await check_workers(client, id_file, place, order["sending"])
-        looking = partial(_prepared, place, spread.shards, endpoint, fresh=fresh)
-        before, day = await to_thread(looking)
+        stop = stop or anyio.Event()
+        before, day = await _prepared(place, spread.shards, endpoint, stop, fresh=fresh)
         _share(order, spread, day)
         if announce is not None:
             announce(f"{endpoint}: {spread} at {order['per_minute']:,.6g} requests a minute.")
         total = Total(report, place, spread.shards, before, retry_failed=retry_failed)
-        return await Run(client, spread, order, total, progress, stop or anyio.Event()).finish()
+        return await Run(client, spread, order, total, progress, stop).finish()
 
 
 def _places(
@@ -176,8 +178,8 @@ def _share(order: dict[str, Any], spread: Spread, day: str | None) -> None:
         options["date_end"] = day or datetime.now(UTC).date().isoformat()
 
 
-def _prepared(
-    place: Path, count: int, endpoint: str, *, fresh: bool
+async def _prepared(
+    place: Path, count: int, endpoint: str, stop: anyio.Event, *, fresh: bool
 ) -> tuple[dict[Shard, Totals], str | None]:
     """What the shards have that were begun before, and the last day that they were begun with."""
     before: dict[Shard, Totals] = {}
@@ -185,24 +187,35 @@ def _prepared(
     for shard in (Shard(index, count) for index in range(count)):
         if fresh:
             # Here, once: a task that runs again must not begin anew.
-            _patiently(partial(Target, str(place), endpoint, fresh=True, shard=shard)).close()
+            await _patiently(partial(_emptied, place, endpoint, shard), stop)
             continue
-        own = shard.beside(place)
-        ledger_path = own if place.suffix == ".sqlite" else own.with_name(f"{own.name}{LEDGER}")
-        if has_content(ledger_path):
-            ledger = _patiently(partial(Ledger, ledger_path, f"shard {shard} of {place}"))
-            before[shard], day = ledger.totals(), ledger.get("date_end") or day
-            ledger.close()
+        found = await _patiently(partial(_found, place, shard), stop)
+        if found is not None:
+            before[shard], day = found[0], found[1] or day
     return before, day
 
 
-def _patiently(opening: Callable[[], Any]) -> Any:
-    """Open what a worker that was lost, or is about to end, may hold for a while."""
+def _emptied(place: Path, endpoint: str, shard: Shard) -> None:
+    Target(str(place), endpoint, fresh=True, shard=shard).close()
+
+
+def _found(place: Path, shard: Shard) -> tuple[Totals, str | None] | None:
+    own = shard.beside(place)
+    ledger_path = own if place.suffix == ".sqlite" else own.with_name(f"{own.name}{LEDGER}")
+    if not has_content(ledger_path):
+        return None
+    with closing(Ledger(ledger_path, f"shard {shard} of {place}")) as ledger:
+        return ledger.totals(), ledger.get("date_end")
+
+
+async def _patiently(looking: Callable[[], T], stop: anyio.Event) -> T:
+    """Look at what a worker that was lost, or is about to end, may hold for a while."""
     until = monotonic() + worker.PATIENCE
     while True:
         try:
-            return opening()
+            return await to_thread(looking)
         except OutputLockedError:
-            if monotonic() >= until:
+            if stop.is_set() or monotonic() >= until:
                 raise
-        sleep(_AGAIN_SECONDS)
+        with anyio.move_on_after(_AGAIN_SECONDS):
+            await stop.wait()
