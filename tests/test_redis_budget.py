@@ -214,6 +214,24 @@ async def test_closing_leaves_no_connection(shared_redis: RedisServer, key: str)
                 await asyncio.sleep(0.01)
 
 
+async def test_closing_that_asyncio_cancels_closes(shared_redis: RedisServer, key: str) -> None:
+    """When the request that is under way has ended, and only then the cancellation is raised."""
+    async with asked(shared_redis) as server:
+        before = len(await server.client_list())
+        budget = RedisBudget(shared_redis.url, key=key)
+        await budget.reserve()
+        async with budget._connected().gate:
+            closing = asyncio.ensure_future(budget.aclose())
+            for _ in range(2):
+                await asyncio.sleep(0)
+                closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+        with anyio.fail_after(60):
+            while len(await server.client_list()) > before:  # noqa: ASYNC110 - the server does not say when
+                await asyncio.sleep(0.01)
+
+
 async def until_closed(budget: RedisBudget) -> None:
     """Take permits until there are none."""
     with suppress(ClientClosedError):

@@ -6,6 +6,7 @@ An injected client may be httpx2's as well, where that is installed: see `nox -s
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from importlib import import_module
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import respx
 from carriers import ONCE
@@ -227,3 +229,26 @@ async def test_what_a_burst_leaves_idle_is_closed(monkeypatch: pytest.MonkeyPatc
             monkeypatch.setattr("crowdtwist_async.transports.httpx.KEEPALIVE_SECONDS", -1.0)
             await client.points_awaiting_fulfillment("7")
             assert (True, 1) == (before > 1, len(idle))
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_closing_that_asyncio_cancels_closes_all() -> None:
+    """Its cancellation, which comes through a shield, is raised at the end."""
+    with WireServer() as server:
+        transport = HttpxTransport()
+        client = make_client(server, transport=transport)
+        await client.__aenter__()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(client.points_awaiting_fulfillment, "7")
+        connections = [connection for idle in transport._idle.values() for connection in idle]
+        closing = asyncio.ensure_future(transport.aclose())
+        for _ in range(2):
+            await anyio.lowlevel.checkpoint()
+            closing.cancel()
+        await asyncio.wait([closing])
+
+        assert closing.cancelled()
+        assert len(connections) > 1
+        assert not any(connection.is_usable for connection in connections)
+        await client.aclose()

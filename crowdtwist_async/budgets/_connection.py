@@ -82,10 +82,15 @@ class Connection:
         return granted, float(wait) / 1e6
 
     async def aclose(self) -> None:
-        """Close it, when nobody asks any more."""
+        """Close it, when nobody asks any more; a cancellation is raised only then."""
         with anyio.CancelScope(shield=True):
-            async with self.gate:
-                await self._redis.aclose()
+            try:
+                async with self.gate:
+                    await self._redis.aclose()
+            except anyio.get_cancelled_exc_class():
+                # Of the asyncio task itself, which no shield keeps out.
+                await self.aclose()
+                raise
 
 
 def _problem(error: Exception) -> str:

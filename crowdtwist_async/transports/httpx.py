@@ -69,8 +69,7 @@ class HttpxTransport:
         self._closed = True
         connections = [connection for idle in self._idle.values() for connection in idle]
         self._idle.clear()
-        for connection in connections:
-            await connection.throw_away()
+        await _close_all(connections)
 
     async def _exchange(
         self, connection: Connection, request: Request
@@ -109,6 +108,16 @@ class HttpxTransport:
             return Connection(origin, tls, _proxy(proxy_for(origin), tls))
         except Exception:  # noqa: BLE001 - httpx and urllib refuse a proxy in many ways, and may print it
             return unusable_proxy()
+
+
+async def _close_all(connections: list[Connection]) -> None:
+    """Close them all; a cancellation by asyncio, which no shield keeps out, is raised at the end."""
+    while connections:
+        try:
+            await connections.pop().throw_away()
+        except anyio.get_cancelled_exc_class():
+            await _close_all(connections)
+            raise
 
 
 class InjectedClientTransport:
