@@ -239,6 +239,17 @@ def test_two_processes_do_not_write_together(path: Path) -> None:
                 Ledger(path, "out.jsonl", lambda: None)
 
 
+def test_closing_twice_lets_go_of_nothing_else(path: Path) -> None:
+    """The second time its descriptor may be that of another ledger."""
+    ledger = Ledger(path, "out.jsonl")
+    ledger.close()
+    other = path.with_name("other.sqlite")
+    with closing(Ledger(other, "other.jsonl")):
+        ledger.close()
+        with pytest.raises(OutputLockedError):
+            Ledger(other, "other.jsonl")
+
+
 @pytest.mark.parametrize(
     "program",
     [
