@@ -177,6 +177,7 @@ def test_what_somebody_has_added_is_not_removed(path: Path, made: str) -> None:
     """To go on leaves it alone, and to begin anew is refused while it is there."""
     exported(path, "a")
     query(path, f"CREATE {made}")
+    query(path, "CREATE TABLE zebras (text)")
     with closing(opened(path)) as target:
         commit(target, "b")
 
@@ -187,6 +188,7 @@ def test_what_somebody_has_added_is_not_removed(path: Path, made: str) -> None:
     assert expected("a", "b") == stored(path)
 
     query(path, f"DROP {made.split(maxsplit=1)[0]} notes")
+    query(path, "DROP TABLE zebras")
     query(path, "CREATE INDEX ours ON purchases (requested_id)")
     opened(path, fresh=True).close()
     assert [] == stored(path)

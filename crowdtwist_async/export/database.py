@@ -16,7 +16,6 @@ from crowdtwist_async.export.storage import PRIVATE, foreign
 APPLICATION = 0x43547765
 """In the file's header: a SQLite file without it is somebody else's."""
 _APPLICATION_AT = slice(68, 72)
-_HEADER_BYTES = 100
 _LEDGER = {"export_state", "members", "failures", "parts"}
 _OWN = {*_LEDGER, *MODELS}
 _TABLES = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
@@ -33,10 +32,10 @@ def is_new(path: Path, file: int, discard: Callable[[], None] | None) -> bool:
         # SQLite removes a journal that lies beside an empty file.
         os.ftruncate(file, 0)
         os.fsync(file)
-    if os.fstat(file).st_size:
-        return False
-    os.fchmod(file, PRIVATE)
-    return True
+    is_empty = not os.fstat(file).st_size
+    if is_empty:
+        os.fchmod(file, PRIVATE)
+    return is_empty
 
 
 def _undo_interrupted(path: Path) -> None:
@@ -48,7 +47,7 @@ def _undo_interrupted(path: Path) -> None:
 def _check_header(path: Path) -> None:
     """Refuse a file that no export wrote."""
     with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
+        header = file.read(_APPLICATION_AT.stop)
     ours = APPLICATION.to_bytes(4, "big")
     if not header.startswith(b"SQLite format 3\0") or header[_APPLICATION_AT] != ours:
         raise foreign(path, "is there already, and was written by no export")
@@ -59,5 +58,5 @@ def check_tables(path: Path) -> None:
     found: set[str] = set()
     with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(path)) as connection:
         found = {name for (name,) in connection.execute(_TABLES)}
-    if found >= _LEDGER and (others := found - _OWN):
+    if _LEDGER.issubset(found) and (others := found - _OWN):
         raise foreign(path, f"holds {min(others)!r}, a table or view that no export made")
