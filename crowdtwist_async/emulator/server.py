@@ -77,7 +77,7 @@ class EmulatorServer:
             raise RuntimeError("the server runs already: make another EmulatorServer")
         self._listener = _listen(*self._address)
         self._server = _Server(self._emulator)
-        self._thread = Thread(target=self._server.run, args=([self._listener],), daemon=True)
+        self._thread = Thread(target=_run, args=(self._server, self._listener), daemon=True)
         try:
             self._thread.start()
         except BaseException:  # no more threads, or Ctrl-C
@@ -108,6 +108,12 @@ class EmulatorServer:
             await run_sync(self.__exit__, kind, error, trace)
 
 
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    # uvicorn leaves it open when it is to stop before it has begun.
+    with listener:
+        server.run([listener])
+
+
 class _State(ServerState):
     """What a server and its connections know of each other."""
 
@@ -136,6 +142,11 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.server_state.is_ending = True
+        loop = asyncio.get_running_loop()
+        with suppress(NotImplementedError):  # of Windows' event loop
+            for listener in sockets or ():
+                loop.remove_reader(listener)
+        await asyncio.sleep(0)  # makes what was accepted a connection: the listener's end would lose it
         for connection in self.server_state.connections:
             connection.transport.abort()
         for task in self.server_state.tasks:

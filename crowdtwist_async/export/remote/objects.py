@@ -39,7 +39,7 @@ class Objects:
     """
 
     def __init__(self, store: Any, root: str, place: str, output: str = "") -> None:
-        self._store = store
+        self._store: Any = store
         self._root = root
         self._output = output or place
         self.place = place
