@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import pickle
 import re
@@ -23,6 +24,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.request import urlopen
 from uuid import uuid4
@@ -511,6 +513,31 @@ def test_a_signal_while_the_cluster_starts_ends_all(
         _, said = running.communicate(timeout=PATIENCE)  # of all processes: none is left
 
     assert (130, "crowdtwist: interrupted\n") == (running.returncode, said)
+
+
+def test_what_the_end_of_a_cluster_cuts_off_is_not_told(tmp_path: Path) -> None:
+    """A worker's heartbeat, which Dask logs with a traceback, and a handshake, of which it warns."""
+    done = run([sys.executable, f"{ROOT / 'tests' / 'ending_cluster.py'}"], dict(os.environ), tmp_path)
+
+    assert (0, "heartbeats and a handshake were cut off\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "is_told"),
+    [
+        ("Failed to communicate with scheduler", "running", True),
+        ("Failed to communicate with scheduler", "closing", False),
+        ("Scheduler was unaware of this worker", "running", False),
+    ],
+)
+def test_heartbeats_that_fail_before_the_end_are_told(line: str, status: str, is_told: bool) -> None:
+    """By the worker's status; but the scheduler may let go of a worker before it ends."""
+    worker = SimpleNamespace(status=SimpleNamespace(name=status))
+    record = logging.LogRecord("distributed.worker", logging.ERROR, "", 1, line, (), None, "heartbeat")
+    other = logging.LogRecord("distributed.worker", logging.ERROR, "", 1, line, (), None, "execute")
+
+    assert is_told == dask_worker.is_told(worker, record)
+    assert dask_worker.is_told(worker, other)
 
 
 def children_of(process_id: int) -> list[str]:
