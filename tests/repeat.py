@@ -3,6 +3,7 @@ Run all tests many times, each time in another random order: what fails now and 
 
     python tests/repeat.py --times 50                all test files 50 times, for hours
     python tests/repeat.py --times 2 -k walk pager   some files, by parts of their names
+    python tests/repeat.py --first 26 --times 50     what another machine has left of them
 
 What was run is kept in `--state`, so that the same command goes on where it was stopped. The seed of a run is
 its number: `pytest --randomly-seed=7` repeats run 7. A file's result counts for the code that it ran, the package,
@@ -119,10 +120,10 @@ def summary(runs: list[Ran]) -> str:
     return "\n".join(lines + [f"  {ran.file} with seed {ran.seed}: {', '.join(ran.failed)}" for ran in wrong])
 
 
-def missing(chosen: list[str], times: int, runs: list[Ran]) -> Iterator[tuple[int, list[str]]]:
+def missing(chosen: list[str], seeds: range, runs: list[Ran]) -> Iterator[tuple[int, list[str]]]:
     """The files that have no result yet, by seed."""
     done = {(ran.file, ran.seed) for ran in runs}
-    for seed in range(1, times + 1):
+    for seed in seeds:
         if left := [file for file in chosen if (file, seed) not in done]:
             yield seed, left
 
@@ -130,16 +131,18 @@ def missing(chosen: list[str], times: int, runs: list[Ran]) -> Iterator[tuple[in
 def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description="Run all tests many times, in random orders.")
-    parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("--times", type=int, default=50, metavar="SEED", help="the last one")
+    parser.add_argument("--first", type=int, default=1, metavar="SEED", help="where to begin")
     parser.add_argument(
         "-k", nargs="+", default=[], metavar="PART", help="files whose names have one of these"
     )
     parser.add_argument("--state", type=Path, default=STATE, help="what was run; remove it to begin anew")
     flags = parser.parse_args(arguments)
     chosen, before = files(flags.k), earlier(flags.state)
-    runs = [ran for ran in before if ran.file in chosen and ran.seed <= flags.times]
+    seeds = range(flags.first, flags.times + 1)
+    runs = [ran for ran in before if ran.file in chosen and ran.seed in seeds]
     flags.state.parent.mkdir(parents=True, exist_ok=True)
-    for seed, left in missing(chosen, flags.times, runs):
+    for seed, left in missing(chosen, seeds, runs):
         begun = time.monotonic()
         ended, said = run(left, seed)
         runs += ended

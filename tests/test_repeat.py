@@ -60,6 +60,18 @@ def test_what_was_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert "2 files in 2 orders, 8 tests: 0 failed\n" == (tmp_path / "state.txt").read_text()
 
 
+def test_orders_can_be_spread_over_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each begins where another one ends, and tells of its own alone."""
+    runs = Runs(monkeypatch)
+    state = tmp_path / "state.jsonl"
+
+    repeat.main(["-k", "test_walk", "--times", "2", "--state", str(state)])
+    repeat.main(["-k", "test_walk", "--first", "2", "--times", "3", "--state", str(state)])
+
+    assert [1, 2, 3] == [seed for seed, _ in runs.made]
+    assert "1 files in 2 orders, 4 tests: 0 failed\n" == (tmp_path / "state.txt").read_text()
+
+
 def test_a_failure_is_told_with_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command fails, and the summary is in a file too."""
     Runs(monkeypatch, fails_with=2)
