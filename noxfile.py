@@ -201,7 +201,9 @@ def lock(session: nox.Session) -> None:
         sources = ["pyproject.toml"] * (name in LOCKED_WITH) + [str(backend)] * (name == "build")
         session.run(
             *("uv", "pip", "compile", "-q", "--universal", "--python-version=3.11", "--generate-hashes"),
-            *("--no-annotate", "--custom-compile-command=nox -s lock", f"--output-file={LOCKS / name}.txt"),
+            # With extras: an older pip takes `coverage[toml]` for another package than the pinned one.
+            *("--no-strip-extras", "--no-annotate", "--custom-compile-command=nox -s lock"),
+            f"--output-file={LOCKS / name}.txt",
             *(f"--group={group}" for group in groups),
             *(*extras, *sources, *session.posargs),
             env=SYSTEM_CERTIFICATES,

@@ -58,7 +58,7 @@ def test_there_are_locks() -> None:
 @on_each_lock
 def test_a_lock_has_what_is_wanted(name: str) -> None:
     """Each requirement is locked at a version that it allows."""
-    pins = dict(re.findall(r"^([\w.-]+)==([^ ]+)", LOCKS[name], re.MULTILINE))
+    pins = dict(re.findall(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^ ]+)", LOCKS[name], re.MULTILINE))
     assert pins
     unfit = [
         wanted
@@ -71,6 +71,6 @@ def test_a_lock_has_what_is_wanted(name: str) -> None:
 @on_each_lock
 def test_a_lock_is_made_of_versions_and_hashes_alone(name: str) -> None:
     """No index, address, option or path: what is locked is the same wherever it is fetched."""
-    line = r"#.*|[\w.-]+==\S+( ; [^\\]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?"
+    line = r"#.*|[\w.-]+(\[[\w,-]+\])?==\S+( ; [^\\]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?"
     assert [] == [text for text in LOCKS[name].splitlines() if not re.fullmatch(line, text)]
     assert "://" not in LOCKS[name]
