@@ -13,6 +13,9 @@ import warnings
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import anyio
+from attrs import evolve
+
 from crowdtwist_async._arguments import OnDrift
 from crowdtwist_async._cursor import Position
 from crowdtwist_async._protocol import Call
@@ -101,6 +104,9 @@ class PageWalk(Generic[T]):
         self._counts: tuple[int | None, int | None] = (None, None)
         """`total` and `pages` as the walk's first pages said."""
         self._drift_told = False
+        self._total_is_wrong = False
+        """Set when more rows came than it says."""
+        self._began: float | None = None
 
     @property
     def cursor(self) -> str:
@@ -115,7 +121,7 @@ class PageWalk(Generic[T]):
             ClientClosedError: It is left.
         """
         if self.over:
-            raise ClientClosedError("the prefetch is over: use its items inside its `async with`")
+            raise left_behind()
 
     async def next_page(self) -> Page[T] | None:
         """
@@ -124,6 +130,8 @@ class PageWalk(Generic[T]):
         Raises:
             CrowdTwistError: With the cursor of where to go on.
         """
+        if self._began is None:
+            self._began = anyio.current_time()
         try:
             if self._page is not None:
                 following = await self._following(self._page)
@@ -194,14 +202,17 @@ class PageWalk(Generic[T]):
         if self._fetched >= MAX_PAGES:
             raise PaginationLoopError(f"{MAX_PAGES:,} pages are read and the walk does not end")
         call = self.route.call.at_page(number)
-        page = await self.route.fetch(call if self.context is None else call._replace(parent=self.context))
+        page = await self.route.fetch(call if self.context is None else evolve(call, parent=self.context))
         self._fetched += 1
         self.total = page.total
         self._check_drift(page)
         return page
 
     def _seen(self, page: Page[T]) -> Seen:
-        return Seen.of(page, self.route.call.page_size)
+        seen = Seen.of(page, self.route.call.page_size)
+        if seen.rows and seen.total is not None and seen.position > seen.total:
+            self._total_is_wrong = True
+        return seen._replace(total=None) if self._total_is_wrong else seen
 
     def _check_drift(self, page: Page[T]) -> None:
         """Tell once when a count differs from the first that the walk saw."""
@@ -225,7 +236,14 @@ class PageWalk(Generic[T]):
         if isinstance(error, PaginationError):
             error.endpoint = self.route.call.endpoint.name
             error.host = self.route.call.base.host
+            error.attempts = self._fetched
+            error.elapsed = anyio.current_time() - (self._began or 0.0)
         return error.with_traceback(None)
+
+
+def left_behind() -> ClientClosedError:
+    """The error for who takes rows of a prefetch after its block."""
+    return ClientClosedError("the prefetch is over: use its items inside its `async with`")
 
 
 def _first_known(

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import anyio
+
 from crowdtwist_async._arguments import checked_integer
 from crowdtwist_async._cursor import Position
 from crowdtwist_async._page_walk import PageWalk, Route
@@ -28,7 +30,8 @@ class Pager(Generic[T]):
     """
     The rows of one user, over all pages: `async for item in pager`.
 
-    Every `async for` walks afresh, with one request a page, made when its first row is wanted.
+    Every `async for` walks afresh, with one request a page, made when its first row is wanted. Tasks that
+    take from one iterator, such as the `items` of a prefetch, share its rows: each goes to one of them.
     """
 
     def __init__(self, route: Route[T]) -> None:
@@ -152,7 +155,7 @@ class Prefetched(Generic[T]):
 
 
 class _Rows(Generic[T]):
-    """How far the rows of one walk are taken, by item and by page alike."""
+    """How far the rows of one walk are taken, by item and by page alike, and by however many tasks."""
 
     def __init__(self, walk: PageWalk[T]) -> None:
         self._walk = walk
@@ -161,6 +164,10 @@ class _Rows(Generic[T]):
         self._page: Page[T] | None = None
         self._taken = 0
         """Of the page."""
+        self._is_reading = False
+        """Whether a task waits for the next page."""
+        self._read_on: anyio.Event | None = None
+        """What others wait for meanwhile."""
         self._over = False
         self._record: WalkRecord | None = None
         """Who tells OpenTelemetry of the walk, from its first page to its end, or to an error."""
@@ -189,19 +196,38 @@ class _Rows(Generic[T]):
 
     async def _unread(self) -> Page[T]:
         """The page that holds the next row, or an empty one on the way there."""
+        if (page := self._begun()) is not None:
+            return page
+        while self._is_reading:
+            self._read_on = self._read_on or anyio.Event()
+            await self._read_on.wait()
+        self._is_reading = True
+        try:
+            return await self._read()
+        finally:
+            self._is_reading = False
+            if self._read_on is not None:
+                self._read_on.set()
+                self._read_on = None
+
+    async def _read(self) -> Page[T]:
+        while (page := self._begun()) is None:
+            following = await self._next_page()
+            if following is None:
+                raise StopAsyncIteration
+            self._taken = _taken_before(self._walk.route, following) if self._page is None else 0
+            self._page = following
+            if not len(following):
+                return following
+        return page
+
+    def _begun(self) -> Page[T] | None:
+        """The page that was read last, if rows of it are left."""
         self._walk.check_open()
         if self._given >= self._most:
             self._end_record(complete=True)
             raise StopAsyncIteration
-        while self._page is None or self._taken >= len(self._page):
-            page = await self._next_page()
-            if page is None:
-                raise StopAsyncIteration
-            self._taken = _taken_before(self._walk.route, page) if self._page is None else 0
-            self._page = page
-            if not len(page):
-                break
-        return self._page
+        return self._page if self._page is not None and self._taken < len(self._page) else None
 
     async def _next_page(self) -> Page[T] | None:
         telemetry = self._walk.route.telemetry()

@@ -17,7 +17,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from crowdtwist_async._arguments import checked_integer
-from crowdtwist_async._page_walk import PageWalk, Route
+from crowdtwist_async._page_walk import PageWalk, Route, left_behind
 from crowdtwist_async._protocol import Call
 from crowdtwist_async._walk import Seen
 from crowdtwist_async.models import Page
@@ -70,8 +70,8 @@ class _Coming(Generic[T]):
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self.done = anyio.Event()
-        self.outcome: Page[T] | Exception
-        """Set before `done`."""
+        self.outcome: Page[T] | Exception | None = None
+        """Set before `done`; none, if it was cancelled with the block."""
 
 
 class _Ahead(Generic[T]):
@@ -98,6 +98,8 @@ class _Ahead(Generic[T]):
         coming = self._keep(call, wanted)[number]
         await coming.done.wait()
         del self._coming[number]
+        if coming.outcome is None:
+            raise left_behind()
         if isinstance(coming.outcome, Exception):
             try:
                 raise coming.outcome
@@ -137,10 +139,11 @@ class _Ahead(Generic[T]):
         return self._coming
 
     async def _fetch(self, call: Call[Page[T]], coming: _Coming[T]) -> None:
-        with coming.scope:
-            try:
+        try:
+            with coming.scope:
                 async with self._room:
                     coming.outcome = await self._route.fetch(call)
-            except Exception as error:  # noqa: BLE001 - the walk raises it when it gets there
-                coming.outcome = error
+        except Exception as error:  # noqa: BLE001 - the walk raises it when it gets there
+            coming.outcome = error
+        finally:
             coming.done.set()

@@ -50,7 +50,7 @@ class CrowdTwistError(Exception):
     host: str | None = None
     """The host that was asked."""
     attempts: int | None = None
-    """Requests that were sent for this call."""
+    """Requests that were sent for this call; of a `PaginationError`, pages that the walk read."""
     elapsed: float | None = None
     """Seconds from the call to this error."""
     cursor: str | None = None
@@ -205,7 +205,7 @@ class OutputMismatchError(ExportError):
 
 
 class StorageError(ExportError):
-    """The output can't be written: the disk is full, or its folder is not there or not writable."""
+    """The output can't be written any more: the disk is full, or its folder is gone or not writable."""
 
 
 class PaginationDriftWarning(UserWarning):

@@ -10,6 +10,7 @@ import math
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple, TypeVar
 from unittest.mock import patch
 from urllib.parse import parse_qs, quote
@@ -728,6 +729,41 @@ async def test_two_walks_of_one_pager_do_not_disturb_each_other() -> None:
         await anext(early)
 
         assert server.rows[12:] == await rows(server.walk(client, cursor=pager.cursor))
+
+
+@on_both_loops
+@both_directions
+@pytest.mark.parametrize("ahead", [0, 1, 4])
+@pytest.mark.parametrize("most", [None, 33])
+async def test_tasks_that_share_an_iterator_get_each_row_once(
+    ahead: int, reverse: bool, most: int | None
+) -> None:
+    """Workers that take from the same items, whichever of them waits for a page."""
+
+    class Slow(Server):
+        async def before_reply(self, number: int) -> None:
+            for _ in range(number * 7 % 5):
+                await anyio.lowlevel.checkpoint()
+
+    server = Slow(58)
+    got: list[int] = []
+
+    async def work(items: AsyncIterator[Any]) -> None:
+        async for item in items:
+            got.append(row_of(item))
+            await anyio.lowlevel.checkpoint()
+
+    async with server.client() as client:
+        pager = server.walk(client, reverse=reverse, max_items=most)
+        async with nullcontext(pager) if not ahead else pager.prefetch(ahead) as walk:
+            items = aiter(walk)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(5):
+                    tasks.start_soon(work, items)
+
+    everything = list(range(58))[::-1] if reverse else list(range(58))
+    assert sorted(everything[:most]) == sorted(got)
+    assert len(set(server.asked)) == len(server.asked)
 
 
 @on_both_loops

@@ -675,6 +675,24 @@ async def test_after_the_block_the_items_are_refused(
 
 
 @on_both_loops
+async def test_a_task_that_waits_for_a_page_when_the_block_is_left_is_told() -> None:
+    """It may be one that the block does not wait for; nothing would ever come."""
+    server = Pages(honest(14 * SIZE), turns=lambda number: 1 if number == 1 else math.inf)
+
+    async def wait(items: Prefetched[Reward]) -> None:
+        with pytest.raises(ClientClosedError, match="async with"):
+            await anext(aiter(items))
+
+    with anyio.fail_after(5):
+        async with server.client() as client, anyio.create_task_group() as tasks:
+            async with server.walk(client).prefetch(2) as items:
+                await anext(items.pages())
+                tasks.start_soon(wait, items)
+                tasks.start_soon(wait, items)
+                await settle()
+
+
+@on_both_loops
 async def test_the_cursor_is_valid_after_the_block() -> None:
     """A plain walk from there yields exactly the rest, whatever was fetched ahead."""
     server = Pages(honest(9 * SIZE))
