@@ -175,7 +175,8 @@ def is_loopback(host: str) -> bool:
 def checked_seconds(value: Any, name: str) -> float:
     """A positive number of seconds."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST:
-        raise ConfigurationError(f"{name} must be a positive number of seconds")
+        unless = ", or None: no deadline" if name == "deadline" else ""
+        raise ConfigurationError(f"{name} must be a positive number of seconds{unless}")
     return float(value)
 
 

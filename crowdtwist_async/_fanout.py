@@ -58,9 +58,11 @@ class Outcome(NamedTuple, Generic[K, V]):
         Raises:
             CrowdTwistError: The key's error.
         """
-        if self.error is not None:
-            raise self.error
-        return cast("V", self.value)
+        error, value = self.error, self.value
+        if error is not None:
+            del self  # a tuple with the key, which a crash reporter would print
+            raise error
+        return cast("V", value)
 
     def __repr__(self) -> str:
         """Keys are members' ids, so they stay out of logs."""

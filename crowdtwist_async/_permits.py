@@ -43,19 +43,30 @@ class Permits:
             return False
         return self._budget.take_at_once()
 
-    async def take(self) -> None:
+    async def take(self, left: Callable[[], float] = lambda: math.inf) -> bool:
         """
         Wait for a permit: first come, first served.
 
         Only the head of the line reserves and sleeps, so a caller that is cancelled behind it
         costs nothing, and one that is cancelled there one permit.
+
+        Args:
+            left: Seconds that the caller has left.
+
+        Returns:
+            Whether it has one; a 429's pause that ends after the caller's time is not begun.
         """
         async with self._gate:
+            if self.pause() >= left():
+                return False
             while (seconds := max(await self._budget.reserve(), self.pause())) > 0:
                 await self._sleep(seconds)
                 if self.pause() <= 0:
                     break
                 # A 429 came in the meantime: this permit is from before its pause.
+                if self.pause() >= left():
+                    return False
+        return True
 
     async def heed(self, error: CrowdTwistError, origin: str, longest: float) -> None:
         """

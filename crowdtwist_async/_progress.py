@@ -77,6 +77,8 @@ class Progress(Generic[T]):
         self.attempts = 0
         self.uncounted = 0
         """Attempts on a connection that the server had closed already."""
+        self.unreadable = 0
+        """Attempts whose reply could not be read."""
         self.retry_cost = 0
         """What the quota took for the latest retry."""
         self.last_error: CrowdTwistError | None = None

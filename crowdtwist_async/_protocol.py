@@ -13,6 +13,8 @@ from datetime import date
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from attrs import evolve, frozen
+
 from crowdtwist_async._arguments import (
     MAX_PAGE_SIZE,
     checked_dates,
@@ -82,8 +84,13 @@ PURCHASES = Endpoint(
 )
 
 
-class Call(NamedTuple, Generic[T]):
-    """One call with checked arguments, free of the key; its repr shows no user id."""
+@frozen(repr=False)
+class Call(Generic[T]):
+    """
+    One call with checked arguments, free of the key; its repr shows no user id.
+
+    No tuple: crash reporters print those of a frame entry by entry.
+    """
 
     endpoint: Endpoint
     base: Base
@@ -106,7 +113,7 @@ class Call(NamedTuple, Generic[T]):
 
     def at_page(self, page: int) -> Call[T]:
         """The same call for another page."""
-        return self._replace(page=page)
+        return evolve(self, page=page)
 
     @property
     def template(self) -> str:

@@ -59,7 +59,12 @@ class RetryPolicy:
 
 
 def delay_before_retry(
-    error: CrowdTwistError, attempts: int, policy: RetryPolicy, jitter: Callable[[], float] = random
+    error: CrowdTwistError,
+    attempts: int,
+    policy: RetryPolicy,
+    jitter: Callable[[], float] = random,
+    *,
+    unreadable: int = 1,
 ) -> float | None:
     """
     Decide on the pause before the next attempt.
@@ -69,13 +74,14 @@ def delay_before_retry(
         attempts: How many were made, 1 or more.
         policy: How often and how patiently.
         jitter: Gives a number from 0 to 1.
+        unreadable: How many attempts ended in a `DecodeError`, if this one did.
 
     Returns:
         Seconds, or `None`: raise the error.
     """
     if not error.retryable or attempts >= policy.max_attempts:
         return None
-    if isinstance(error, DecodeError) and attempts > 1:
+    if isinstance(error, DecodeError) and unreadable > 1:
         return None
     asked = error.retry_after if isinstance(error, APIStatusError) else None
     if asked is not None:
@@ -99,13 +105,15 @@ def read_retry_after(header: str | None, now: datetime | None = None) -> float |
     Read a `Retry-After` header, seconds or an HTTP date.
 
     Returns:
-        Seconds from now, 0 for a date that has passed, or `None` for anything unreadable.
+        Seconds from now, or `None` for anything unreadable, and for a date that has passed: of two clocks
+        one is wrong then.
     """
     text = (header or "").strip()
     if re.fullmatch(_SECONDS, text):
         return float(text)
     moment = read_date(text)
-    return None if moment is None else max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+    seconds = None if moment is None else (moment - (now or datetime.now(UTC))).total_seconds()
+    return seconds if seconds is not None and seconds >= 0 else None
 
 
 def read_date(header: str | None) -> datetime | None:

@@ -32,16 +32,20 @@ from crowdtwist_async.errors import (
     ConnectionFailedError,
     CrowdTwistError,
     DeadlineExceededError,
+    DecodeError,
     TransportError,
 )
-from crowdtwist_async.transports import Reply, Request, Transport, timeout_error
+from crowdtwist_async.transports import Reply, Request, Transport, checked_reply, timeout_error
 
 if TYPE_CHECKING:
     from crowdtwist_async._telemetry import Telemetry
 
 T = TypeVar("T")
 
-_ADVICE = "for many users at once use fan_out, which starts no more calls than it serves, or deadline=None"
+_ADVICE = (
+    "raise the deadline (None: no bound), or ask for less at once, for many users by fan_out with a lower"
+    " concurrency"
+)
 _WAITED_FOR_A_PERMIT = f"waiting for a permit of the request budget: {_ADVICE}"
 logger = logging.getLogger("crowdtwist_async")
 # A program that has not set up logging is not told of retries on its standard error.
@@ -148,7 +152,10 @@ class Sender:
             # The server had closed the kept-alive connection: that was no attempt.
             progress.uncounted = 1
             return 0.0
-        delay = delay_before_retry(error, progress.attempts - progress.uncounted, options.retry)
+        progress.unreadable += isinstance(error, DecodeError)
+        delay = delay_before_retry(
+            error, progress.attempts - progress.uncounted, options.retry, unreadable=progress.unreadable
+        )
         if delay is None:
             return None
         if delay >= progress.left(self._clock()):
@@ -210,9 +217,12 @@ class Sender:
         started = self._clock()
         if progress.left(started) > 0 and self._permits.take_at_once():
             return None
-        with progress.in_line(), anyio.move_on_after(progress.left(started)) as waiting:
+        if 0 < progress.left(started) <= self._permits.pause():
+            return progress.deadline_passed(self._permits.pause_told())
+        taken = False
+        with progress.in_line(), anyio.move_on_after(progress.left(started)):
             try:
-                await self._permits.take()
+                taken = await self._permits.take(lambda: progress.left(self._clock()))
             except CrowdTwistError as error:
                 return error
             except Exception as error:  # noqa: BLE001 - the text of a budget's error may hold its password
@@ -222,7 +232,7 @@ class Sender:
         now = self._clock()
         for stats in progress.stats:
             stats.permit_seconds += now - started
-        if waiting.cancelled_caught or progress.left(now) <= 0:
+        if not taken or progress.left(now) <= 0:
             return progress.deadline_passed(self._permits.pause_told() or _WAITED_FOR_A_PERMIT)
         return None
 
@@ -267,9 +277,7 @@ class Sender:
                 ended: object = await self._transport.send(request)
             except Exception as error:  # noqa: BLE001 - raised further, its frames and text may hold the key
                 return TransportError(f"the transport raised {type(error).__name__}, which it must not")
-            if not isinstance(ended, Reply | CrowdTwistError):
-                return TransportError(f"the transport returned {type(ended).__name__}, not a Reply")
-            return ended
+            return checked_reply(ended)
         return None
 
 

@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -172,8 +172,22 @@ def _integers_of_any_length() -> Iterator[None]:
     sys.set_int_max_str_digits(most)
 
 
+def _looked_into(value: Any, levels: int = 4) -> Iterator[str]:
+    """The repr of a value, or of what is in it."""
+    if not levels or not isinstance(value, tuple | list | dict):
+        with suppress(Exception), _integers_of_any_length():
+            yield repr(value)
+        return
+    for entry in [*value, *value.values()] if isinstance(value, dict) else value:
+        yield from _looked_into(entry, levels - 1)
+
+
 def captured_locals(error: BaseException | None) -> str:
-    """What a crash reporter prints of an error and its causes, the tests' own frames left out."""
+    """
+    What crash reporters print of an error and its causes, the tests' own frames left out.
+
+    Some take the repr of each local, some look into tuples and the like, named ones included.
+    """
     lines: list[str] = []
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -183,5 +197,8 @@ def captured_locals(error: BaseException | None) -> str:
         lines.append(str(error))
         ours = [frame for frame in report.stack if not frame.filename.startswith(_TESTS)]
         lines += [f"{frame.filename}:{frame.lineno} {frame.locals}" for frame in ours]
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if not frame.f_code.co_filename.startswith(_TESTS):
+                lines += _looked_into(list(frame.f_locals.values()))
         error = error.__cause__ or error.__context__
     return "\n".join(lines)

@@ -598,7 +598,7 @@ async def test_a_call_that_waits_for_a_permit_in_vain_says_how_long() -> None:
 async def test_a_call_that_waits_for_the_end_of_a_429_in_vain_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It was told to nobody but the call that met it, and to the log, once."""
+    """At once, as it would be in vain: it was told to the call that met it, and to the log, once."""
     told = status(429, retry_after="20")
     sender = make_sender(TimedTransport(told, told, OK))
     async with anyio.create_task_group() as tasks:
@@ -608,9 +608,10 @@ async def test_a_call_that_waits_for_the_end_of_a_429_in_vain_says_so(
     error = await raised(lambda: sender.send(POINTS_CALL, with_deadline(5.0)))
 
     assert (
-        "passed in a pause that the server asked for by a 429: call again when it is over, in 15.0 s"
+        "passed in a pause that the server asked for by a 429: call again when it is over, in 20.0 s"
         in str(error)
     )
+    assert (0, 0.0) == (error.attempts, round(error.elapsed or 0.0, 6))
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert ["the server wants no requests for 20.0 s: it answered 429"] == warned
 

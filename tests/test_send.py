@@ -357,6 +357,48 @@ async def test_a_transport_that_returns_nothing_is_told() -> None:
         await make_sender(ScriptedTransport(forget)).send(CALL, options())
 
 
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Reply("200", {}, b""), "a Reply of str, dict, bytes, not of int, mapping, bytes"),  # type: ignore[arg-type]
+        (Reply(200, None, b""), "a Reply of int, NoneType, bytes"),  # type: ignore[arg-type]
+        (Reply(200, {}, "text"), "a Reply of int, dict, str"),  # type: ignore[arg-type]
+        (Reply(200, {"retry-after": 1}, b""), "a header that is no str"),  # type: ignore[dict-item]
+        (Reply(200, {b"date": "x"}, b""), "a header that is no str"),  # type: ignore[dict-item]
+    ],
+    ids=["status", "headers", "body", "value", "name"],
+)
+async def test_a_reply_of_other_kinds_is_told(reply: Reply, said: str) -> None:
+    """A transport of a user's own may take a text for a body."""
+    with pytest.raises(TransportError, match=said):
+        await make_sender(ScriptedTransport(reply)).send(CALL, options())
+
+
+async def test_headers_are_found_in_any_case() -> None:
+    """As a transport of a user's own may write them."""
+    told = Reply(429, {"Retry-After": "500", "X-Other": "1"}, b"")
+    with pytest.raises(RateLimitError) as caught:
+        await make_sender(ScriptedTransport(told)).send(CALL, options())
+    assert (500.0, 1) == (caught.value.retry_after, caught.value.attempts)
+
+
+async def test_a_reply_that_is_no_json_is_tried_again_once_whatever_came_before() -> None:
+    """An outage answers with errors and with pages of HTML in turn."""
+    html = Reply(200, {}, b"<html>")
+    await make_sender(ScriptedTransport(FAILED, html, OK), FakeTime()).send(CALL, options())
+    with pytest.raises(DecodeError) as caught:
+        await make_sender(ScriptedTransport(html, FAILED, html), FakeTime()).send(CALL, options())
+    assert 3 == caught.value.attempts
+
+
+async def test_no_crash_report_finds_the_user_in_the_call() -> None:
+    """Reporters look into tuples, so a call is none."""
+    call = points_call(SETTINGS, "alice@example.com", "email")
+    with pytest.raises(ServerError) as caught:
+        await make_sender(ScriptedTransport(FAILED), FakeTime()).send(call, options())
+    assert "alice" not in captured_locals(caught.value)
+
+
 async def test_closing_ends_what_waits() -> None:
     """A call that waits for a slot while the client closes sends nothing."""
     transport = ScriptedTransport(hang)

@@ -9,8 +9,11 @@ import socket
 import ssl
 
 import pytest
+from httpcore import RemoteProtocolError
 
 from crowdtwist_async.transports._faults import connection_error
+
+CLOSED = "the connection was closed before the reply was complete"
 
 
 def tls_error(reason: str) -> ssl.SSLError:
@@ -41,8 +44,25 @@ def caused(by: BaseException) -> Exception:
             True,
         ),
         (OSError(errno.ENETUNREACH, "x"), "the connection failed: network is unreachable", True),
-        (socket.gaierror(-2, "x"), "the host's name could not be resolved", True),
-        (EOFError(), "the connection was closed before the reply was complete", True),
+        (
+            socket.gaierror(-2, "x"),
+            "the host's name could not be resolved: check the client id, the environment and the network",
+            True,
+        ),
+        (RemoteProtocolError("Server disconnected without sending a response."), CLOSED, True),
+        (RemoteProtocolError("peer unexpectedly closed connection"), CLOSED, True),
+        (RemoteProtocolError("peer closed connection (incomplete chunked read)"), CLOSED, True),
+        (
+            RemoteProtocolError("peer closed connection without ... body (received 7 bytes, expected 90)"),
+            "the connection was closed within the body: 7 of 90 bytes came",
+            True,
+        ),
+        (
+            RemoteProtocolError("illegal status line: bytearray(b'SSH-2.0 http://x/?api_key=y')"),
+            "what the server sent is no valid HTTP: is it the right host and port?",
+            True,
+        ),
+        (EOFError(), CLOSED, True),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )

@@ -28,6 +28,7 @@ from crowdtwist_async import (
     HttpxTransport,
     Request,
     RequestTimeoutError,
+    ResponseTooLargeError,
     RetryPolicy,
     TransportError,
     UnexpectedRedirectError,
@@ -38,6 +39,7 @@ from crowdtwist_async.transports.httpx import InjectedClientTransport
 pytestmark = pytest.mark.anyio
 
 AT_ONCE = RetryPolicy(initial=0)
+REQUEST = Request("x", "http://127.0.0.1:1", "/", "")
 
 
 @pytest.fixture(params=[name for name in ("httpx", "httpx2") if find_spec(name)])
@@ -87,6 +89,34 @@ async def test_an_injected_client_s_read_body_is_taken(library: Any) -> None:
         async with library.AsyncClient(event_hooks={"response": [read]}) as injected:
             async with make_client(server, http_client=injected) as client:
                 assert 7 == (await client.points_awaiting_fulfillment("7")).user_id
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["reads", "reads and raises"])
+async def test_a_body_that_a_hook_has_read_is_bounded_too(library: Any, refuses: bool) -> None:
+    """What is in memory by then is at least no page of this client's."""
+
+    async def read(response: Any) -> None:
+        await response.aread()
+        if refuses:
+            response.raise_for_status()
+
+    answer = library.Response(500 if refuses else 200, content=b"x" * 101)
+    mock = library.MockTransport(lambda _: answer)
+    async with library.AsyncClient(transport=mock, event_hooks={"response": [read]}) as injected:
+        outcome = await InjectedClientTransport(injected, max_body_bytes=100).send(REQUEST)
+
+    assert isinstance(outcome, ResponseTooLargeError)
+
+
+async def test_a_compressed_body_that_is_none_is_tried_again_also_when_a_hook_reads_it(library: Any) -> None:
+    """As one that this client inflates itself."""
+    headers = {"content-encoding": "gzip"}
+    mock = library.MockTransport(lambda _: library.Response(200, headers=headers, content=b"not gzip"))
+    async with library.AsyncClient(transport=mock) as injected:
+        outcome = await InjectedClientTransport(injected).send(REQUEST)
+
+    assert isinstance(outcome, DecodeError)
+    assert outcome.retryable
 
 
 @pytest.mark.parametrize(

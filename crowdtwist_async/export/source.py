@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import date
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from crowdtwist_async._arguments import checked_dates, checked_id_type
 from crowdtwist_async._progress import METER, Stats
@@ -155,6 +155,6 @@ class Member:
         """The endpoint returns a model without its JSON; a row also holds what the model does not know."""
         settings = self._client._session.settings  # noqa: SLF001 - as said
         call: Any = points_call(settings, self.user_id, self._source.id_type)
-        both = call._replace(decode=lambda body, call_: (call.decode(body, call_), body))
+        both = evolve(call, decode=lambda body, call_: (call.decode(body, call_), body))
         points, body = await self._client._send(both)  # noqa: SLF001 - as said
         return make_row(self.user_id, self._source.id_type, points, body)

@@ -8,12 +8,12 @@ and so the URL with the key, for any crash reporter to print.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async._signing import Signed
-from crowdtwist_async.errors import CrowdTwistError, RequestTimeoutError
+from crowdtwist_async.errors import CrowdTwistError, RequestTimeoutError, TransportError
 
 USER_AGENT = "crowdtwist-async"
 
@@ -106,11 +106,31 @@ class Reply(NamedTuple):
 
     status: int
     headers: Mapping[str, str]
-    """By lower-case name."""
+    """By name, in any case."""
     body: bytes
 
     def __repr__(self) -> str:
         return f"Reply(status={self.status})"
+
+
+def checked_reply(ended: object) -> Reply | CrowdTwistError:
+    """What a transport returned, if it can be read; names of headers in lower case."""
+    if isinstance(ended, CrowdTwistError):
+        return ended
+    if not isinstance(ended, Reply):
+        return TransportError(f"the transport returned {type(ended).__name__}, not a Reply")
+    parts: tuple[Any, ...] = ended  # as a transport of a user's own may make it
+    status, headers, body = parts
+    if not isinstance(status, int) or not isinstance(headers, Mapping) or not isinstance(body, bytes):
+        kinds = ", ".join(type(value).__name__ for value in ended)
+        return TransportError(f"the transport returned a Reply of {kinds}, not of int, mapping, bytes")
+    try:
+        names, _ = "".join(headers), "".join(headers.values())
+    except TypeError:
+        return TransportError("the transport returned a Reply with a header that is no str")
+    if names == names.lower():
+        return ended
+    return Reply(status, {name.lower(): text for name, text in headers.items()}, body)
 
 
 class Transport(Protocol):

@@ -41,9 +41,7 @@ class BodyReader:
         try:
             return self._inflate(chunk)
         except zlib.error:
-            error = DecodeError("the body is not the gzip that its header promises")
-            error.retryable = True
-            return error
+            return not_compressed()
 
     def end(self) -> bytes | CrowdTwistError:
         """The whole body, or that it is cut."""
@@ -69,11 +67,21 @@ class BodyReader:
         self._size += len(decoded)
         if self._size > self._limit:
             self._chunks.clear()
-            return ResponseTooLargeError(
-                f"the decoded body passed {self._limit:,} bytes; reading stopped there"
-            )
+            return too_large(self._limit)
         self._chunks.append(decoded)
         return None
+
+
+def too_large(limit: int) -> ResponseTooLargeError:
+    """The error for a body beyond the limit."""
+    return ResponseTooLargeError(f"the decoded body passed {limit:,} bytes; reading stopped there")
+
+
+def not_compressed() -> DecodeError:
+    """The error for a body that can't be inflated; the next one may be."""
+    error = DecodeError("the body is not the gzip that its header promises")
+    error.retryable = True
+    return error
 
 
 def with_status(status: int, headers: Mapping[str, str], problem: CrowdTwistError) -> Reply | CrowdTwistError:

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator
 
 from crowdtwist_async.errors import ConnectionFailedError
 
+# What h11 says of a reply that ends too early; all else that it refuses is malformed.
+_CUT = r"Server disconnected|peer (unexpectedly )?closed connection|.*ConnectionTerminated"
+_CUT_BODY = r"received ([0-9]+) bytes, expected ([0-9]+)"
 # Failures that the same server will repeat; anything else in a handshake may be a cut connection.
 _TLS_REFUSALS = ("VERSION", "PROTOCOL", "CIPHER", "HANDSHAKE_FAILURE", "WRONG_VERSION_NUMBER")
 
@@ -30,12 +34,26 @@ def connection_error(error: BaseException) -> ConnectionFailedError:
             return _permanent(f"TLS failed: {(cause.reason or '').lower().replace('_', ' ')}")
     for cause in causes:
         if isinstance(cause, socket.gaierror):
-            return ConnectionFailedError("the host's name could not be resolved")
+            return ConnectionFailedError(
+                "the host's name could not be resolved: check the client id, the environment and the network"
+            )
         if isinstance(cause, ssl.SSLError):
             return ConnectionFailedError("the TLS connection broke")
         if isinstance(cause, OSError) and cause.errno in errno.errorcode:
             return ConnectionFailedError(f"the connection failed: {os.strerror(cause.errno or 0).lower()}")
-    return ConnectionFailedError("the connection was closed before the reply was complete")
+    return ConnectionFailedError(_unfinished(causes))
+
+
+def _unfinished(causes: list[BaseException]) -> str:
+    """What is told of a reply that is cut off, or is none."""
+    for cause in causes:
+        if type(cause).__name__ == "RemoteProtocolError":
+            text = str(cause)
+            if counted := re.search(_CUT_BODY, text):
+                return f"the connection was closed within the body: {counted[1]} of {counted[2]} bytes came"
+            if not re.match(_CUT, text):
+                return "what the server sent is no valid HTTP: is it the right host and port?"
+    return "the connection was closed before the reply was complete"
 
 
 def proxy_refusal(*, retryable: bool) -> ConnectionFailedError:

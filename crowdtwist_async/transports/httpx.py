@@ -20,7 +20,13 @@ from crowdtwist_async.errors import (
     TransportError,
 )
 from crowdtwist_async.transports import Reply, Request, timeout_error
-from crowdtwist_async.transports._body import MAX_BODY_BYTES, BodyReader, with_status
+from crowdtwist_async.transports._body import (
+    MAX_BODY_BYTES,
+    BodyReader,
+    not_compressed,
+    too_large,
+    with_status,
+)
 from crowdtwist_async.transports._environment import Trust, no_wire_spans, proxy_for, unusable_proxy
 from crowdtwist_async.transports._faults import connection_error, proxy_refusal
 from crowdtwist_async.transports._trace import CLOSE_SECONDS, KEEPALIVE_SECONDS, PhaseTrace
@@ -144,11 +150,11 @@ class InjectedClientTransport:
                 request.phase = "body"
                 status, headers = response.status_code, response.headers
                 if response.is_stream_consumed:
-                    return Reply(status, headers, response.content)  # one of its event hooks has read it
+                    return _read_by_hook(response, self._max_body_bytes)
                 outcome, _ = await _read(status, headers, response, self._max_body_bytes, response.aclose)
             return outcome
         except Exception as error:  # noqa: BLE001 - raised further, its frames would show the key
-            return _refused_by_hook(error) or _failure(error, request)
+            return _refused_by_hook(error, self._max_body_bytes) or _failure(error, request)
         finally:
             if response is not None:
                 with anyio.move_on_after(CLOSE_SECONDS, shield=True):
@@ -210,13 +216,21 @@ async def _stop_reading(chunks: AsyncIterator[bytes], close: Callable[[], Awaita
             pass
 
 
-def _refused_by_hook(error: Exception) -> Reply | None:
+def _read_by_hook(response: Any, max_body_bytes: int) -> Reply | CrowdTwistError:
+    """The reply, where one of the client's event hooks has read the body."""
+    if len(response.content) > max_body_bytes:
+        return too_large(max_body_bytes)
+    return Reply(response.status_code, response.headers, response.content)
+
+
+def _refused_by_hook(error: Exception, max_body_bytes: int) -> Reply | CrowdTwistError | None:
     """The reply that an event hook's `raise_for_status` has made an exception of."""
     response = getattr(error, "response", None)
     if response is None:
         return None
-    body = response.content if response.is_stream_consumed else b""
-    return Reply(response.status_code, response.headers, body)
+    if response.is_stream_consumed:
+        return _read_by_hook(response, max_body_bytes)
+    return Reply(response.status_code, response.headers, b"")
 
 
 def _failure(error: Exception, request: Request) -> CrowdTwistError:
@@ -225,6 +239,8 @@ def _failure(error: Exception, request: Request) -> CrowdTwistError:
         if kinds & {"ConnectTimeout", "PoolTimeout"}:
             request.phase = "connect"
         return timeout_error(request)
+    if "DecodingError" in kinds:
+        return not_compressed()
     if "ProxyError" in kinds:
         return proxy_refusal(retryable=str(error).startswith("5"))
     # By name, as an injected client may be of another library that works alike.
