@@ -93,6 +93,24 @@ def test_single_members_take_their_permits_too(
     assert server.stats.requests
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(("points", USER), id="a member"),
+        pytest.param(("export", "points", "--emulator", "-o", "out.csv"), id="an export"),
+        pytest.param(("export", "points", "--ids", "ids", "-o", "out.csv", "--dask", "local"), id="dask"),
+    ],
+)
+def test_a_name_without_a_redis_is_refused(
+    crowdtwist: Command, server: Emulator, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """As where cron does not know the variable: a rate of its own would come on top of that of the others."""
+    monkeypatch.delenv("CROWDTWIST_BUDGET", raising=False)
+    ended = crowdtwist(*command, "--budget-name", "program-201")
+    assert ended.refused(2, "--budget-name names a rate in Redis, .* set CROWDTWIST_BUDGET, or give --budget")
+    assert 0 == server.stats.requests
+
+
 def test_the_emulator_heeds_no_environment(
     crowdtwist: Command, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -720,6 +720,7 @@ def test_a_summary_that_can_not_be_written_after_all_is_told(
             "missing/out.jsonl", 2, "the folder of missing/out.jsonl is not there: .*", id="missing"
         ),
         pytest.param("folder", 2, "folder is a folder: name a file in it", id="folder"),
+        pytest.param("", 2, "the output has no name: give a file's, such as out.jsonl", id="no-name"),
         pytest.param(
             "folder.jsonl", 2, "folder.jsonl is a folder: name a file in it", id="folder-with-suffix"
         ),

@@ -35,7 +35,7 @@ from crowdtwist_async import (
     OutputMismatchError,
     RateBudget,
 )
-from crowdtwist_async.emulator import Emulator
+from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.export import ExportReport, IdSource, export, outage, queue
 from crowdtwist_async.export.formats import Limits
 from crowdtwist_async.export.formats.lines import LineWriter
@@ -357,6 +357,30 @@ class Unpaced:
 
     async def penalize(self, seconds: float, /) -> None:
         """Do nothing."""
+
+
+@on_both_loops
+async def test_progress_is_told_while_nothing_ends(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when one member has many pages, or the rate is low: what was sent so far."""
+    monkeypatch.setattr("crowdtwist_async.export.run._TELL_SECONDS", 0.01)
+    emulator = emulator_of(2)
+    told: list[int] = []
+    looked = anyio.Event()
+
+    def progress(report: ExportReport) -> None:
+        if report.done == report.rows == 0 and report.requests > 0:
+            told.append(report.requests)
+            looked.set()
+
+    async def hold(_: float) -> None:
+        with anyio.fail_after(60.0):
+            await looked.wait()
+
+    monkeypatch.setattr(emulator, "_sleep", hold)
+    emulator.script(Fault.delay(1.0), Fault.delay(1.0))
+    await export_from(emulator, output, progress=progress)
+
+    assert told
 
 
 @on_both_loops

@@ -44,6 +44,8 @@ async def export_shards(
             f"workers take the URL of a shared budget from {BUDGET} in their environment: set it there and"
             " here, and leave out --budget"
         )
+    if not os.environ.get(BUDGET):
+        connection.shared.check_named()
     return await export_on_dask(
         options.dask or "",
         options.endpoint,

@@ -209,7 +209,7 @@ def state_of(report: ExportReport) -> str:
         members,
         counted(report.rows, "row"),
         f"{report.failed:,} failed",
-        f"{report.requests_per_second:,.0f} req/s",
+        f"{report.requests_per_second:,.{1 if 0 < report.requests_per_second < 1 else 0}f} req/s",
     ]
     if report.budget_use is not None:
         parts.append(f"{percent(report.budget_use)} of budget")

@@ -27,8 +27,26 @@ class SharedBudget:
 
     url: Secret | None = None
     """As the flag gives it."""
-    key: str = "crowdtwist"
+    name: str | None = None
+    """What the flag calls the rate in Redis."""
     _opened: RedisBudget | None = None
+
+    @property
+    def key(self) -> str:
+        """What the rate is called in Redis."""
+        return self.name or "crowdtwist"
+
+    def check_named(self) -> None:
+        """
+        Refuse the name of a rate that is nowhere: the command would take a rate of its own.
+
+        Raises:
+            ConfigurationError: There is one.
+        """
+        if self.name is not None:
+            raise ConfigurationError(
+                f"--budget-name names a rate in Redis, and none is given: set {BUDGET}, or give --budget"
+            )
 
     def budget(self, per_minute: float | None, *, emulated: bool) -> RedisBudget | None:
         """
@@ -43,6 +61,7 @@ class SharedBudget:
         """
         url = self.url or (None if emulated else _url_of_environment())
         if url is None:
+            self.check_named()
             return None
         try:
             from crowdtwist_async.budgets.redis import RedisBudget
@@ -70,8 +89,8 @@ class BudgetFlags:
 
     budget: str | None = None
     """Redis at this URL: one request rate for all who name it. CROWDTWIST_BUDGET hides a password better."""
-    budget_name: str = "crowdtwist"
-    """What that rate is called in Redis, one name for each program."""
+    budget_name: str | None = None
+    """What that rate is called in Redis, one name for each program; by default crowdtwist."""
 
     def shared(self) -> SharedBudget:
         """The budget that the flags name."""

@@ -37,6 +37,8 @@ _WAITING = 4
 """Members that may wait for another try, as a multiple of the concurrency."""
 _OTHERS = 10
 """Members that are asked for, while nobody was answered, before all are taken to meet the same answer."""
+_TELL_SECONDS = 1.0
+"""How old the report gets while nothing ends."""
 _ONCE = RetryPolicy(max_attempts=1)
 
 
@@ -87,6 +89,7 @@ class Run:
         self._reading = anyio.Lock()
         self._coming = anyio.CancelScope()
         self._watching = anyio.CancelScope()
+        self._telling = anyio.CancelScope()
         self._failure: Exception | None = None
 
     async def finish(self, ids: Iterator[str]) -> bool:
@@ -120,11 +123,13 @@ class Run:
         async with anyio.create_task_group() as group:
             group.start_soon(self._guarded, group.cancel_scope, store.store_all, self.tell)
             group.start_soon(self._wake_on_stop)
+            group.start_soon(self._guarded, group.cancel_scope, self._keep_telling)
             async with anyio.create_task_group() as members:
                 self._start_worker(members, store)
             # What is fetched is stored, also when the run ends in a failure.
             store.end()
             self._watching.cancel()
+            self._telling.cancel()
 
     async def _guarded(
         self, scope: anyio.CancelScope, work: Callable[..., object], *arguments: object
@@ -244,6 +249,13 @@ class Run:
             await self._stop.wait()
             self._coming.cancel()
             self._wake()
+
+    async def _keep_telling(self) -> None:
+        """A member with many pages, or a slow rate, ends nothing for a while."""
+        with self._telling:
+            while True:
+                await anyio.sleep(_TELL_SECONDS)
+                self.tell()
 
     def _wake(self) -> None:
         self._changed.set()

@@ -183,6 +183,8 @@ def checked_path(output: str) -> Path:
         raise ConfigurationError(
             "object stores take Parquet alone, which needs no merging: it is read as one table as it is"
         )
+    if not output:
+        raise ConfigurationError("the output has no name: give a file's, such as out.jsonl")
     path = Path(output)
     if path.suffix != ".parquet" and path.is_dir():
         raise ConfigurationError(f"{output} is a folder: name a file in it")
