@@ -616,6 +616,25 @@ async def test_a_call_that_waits_for_the_end_of_a_429_in_vain_says_so(
     assert ["the server wants no requests for 20.0 s: it answered 429"] == warned
 
 
+async def test_a_pause_that_outlasts_the_caller_is_not_waited_for() -> None:
+    """At the head of the line, and when a 429 prolongs the pause that it sits out."""
+    permits = make_permits()
+    watch = Stopwatch()
+    await permits.heed(limited(5.0), POS, 120.0)
+    assert False is await permits.take(lambda: 5.0)
+    assert 0.0 == watch.seconds
+
+    async def prolong() -> None:
+        await anyio.sleep(1.0)
+        await permits.heed(limited(20.0), POS, 120.0)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(prolong)
+        assert False is await permits.take(lambda: 16.0)
+    assert 5.0 == watch.seconds
+    assert True is await permits.take(lambda: 16.5)
+
+
 async def test_a_line_that_is_cancelled_and_served_keeps_its_order() -> None:
     """Whoever is left of a line is served in the order in which it came."""
     permits = make_permits(make_budget(600))
