@@ -304,6 +304,15 @@ async def test_a_loop_error_says_where_it_stopped(
     assert "(user_rewards at api201.crowdtwist.com, " in str(error)
 
 
+async def test_a_total_that_the_rows_reach_is_believed() -> None:
+    """It is met and not passed: the page is the last one, and a stale link from it is not followed."""
+    sent = book(6)
+    script = Script({**sent, 2: page(2, *sent[2].items, total=6, pages=2, next_page=link(3))})
+
+    assert [1, 2] == await numbers(script.walk())
+    assert [1, 2] == script.asked
+
+
 async def test_a_total_that_was_passed_once_is_not_believed_again() -> None:
     """It may fit by chance later, where a link still leads on."""
     script = Script(
