@@ -222,8 +222,13 @@ def test_rows_are_printed_as_they_come(crowdtwist: Command, emulator: Emulator) 
         ),
         pytest.param(
             ["export", "points", "--emulator", "-o"],
-            "--output is missing: see crowdtwist export points --help",
+            "-o is given without a value, or with one that begins with a hyphen: see crowdtwist export points --help",
             id="output-without-a-name",
+        ),
+        pytest.param(
+            ["export", "points", "--emulator", "-o", "x.csv", "--max-age", "-5h"],
+            "--max-age is given without a value, or with one that begins with a hyphen: see crowdtwist export points --help",
+            id="negative",
         ),
         pytest.param(
             ["export", "points", "-o", "-", "--concurrency", "many"],

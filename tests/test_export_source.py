@@ -5,6 +5,7 @@ The rows of one member: every page of an endpoint, with what the models do not k
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -112,6 +113,7 @@ async def test_dates_bound_the_purchases(emulator: Emulator) -> None:
             lambda: Source("purchases", date_start="2026-02-01", date_end="2026-01-01"), id="reversed"
         ),
         pytest.param(lambda: Source("purchases", date_start="yesterday"), id="no-date"),
+        pytest.param(lambda: Source("purchases", date_start=date.max), id="a-day-to-come"),
         pytest.param(lambda: Source("points", "username"), id="id-type-of-another-endpoint"),
         pytest.param(lambda: Source("pointz"), id="no-endpoint"),
         pytest.param(lambda: Source("rewards", date_start="2026-01-01"), id="dates-of-another-endpoint"),
@@ -123,6 +125,11 @@ async def test_what_can_not_work_for_anyone_is_refused_at_once(make: Callable[[]
     """It is no failure of each member in turn."""
     with pytest.raises(InvalidArgumentError):
         make()
+
+
+def test_today_can_be_the_first_day() -> None:
+    """The day ends in UTC, as the purchases' days do."""
+    assert Source("purchases", date_start=datetime.now(UTC).date())
 
 
 def _with_extra(body: Any) -> Any:

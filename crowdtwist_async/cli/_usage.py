@@ -32,6 +32,8 @@ def explained(error: CycloptsError) -> str:
             problem = f"there is no flag {flag[0]}" if flag else "there is no such flag"
         case UnusedCliTokensError():
             problem = "there are more arguments than it takes"
+        case MissingArgumentError(keyword=str(given)):
+            problem = f"{given} is given without a value, or with one that begins with a hyphen"
         case MissingArgumentError():
             problem = f"{name} is missing"
         case RepeatArgumentError():

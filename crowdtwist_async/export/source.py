@@ -5,7 +5,7 @@ Where rows come from: everything that one endpoint has for one member.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 from attrs import evolve, frozen
@@ -43,9 +43,11 @@ class Source:
         if self.name not in _ENDPOINTS:
             raise InvalidArgumentError(f"endpoint must be one of {', '.join(_ENDPOINTS)}")
         checked_id_type(self.id_type, self.endpoint.id_types, self.endpoint.name)
-        checked_dates(self.date_start, self.date_end)
-        if self.name != "purchases" and (self.date_start or self.date_end):
+        start, end = checked_dates(self.date_start, self.date_end)
+        if self.name != "purchases" and (start or end):
             raise InvalidArgumentError("date_start and date_end are for purchases alone")
+        if start is not None and end is None and start > datetime.now(UTC).date():
+            raise InvalidArgumentError("date_start is a day to come: give date_end, or the export ends today")
         if self.name != "rewards" and self.include_soldout is not None:
             raise InvalidArgumentError("include_soldout is for rewards alone")
 
