@@ -300,7 +300,9 @@ async def test_a_loop_error_says_where_it_stopped(
     assert ("user_rewards", "api201.crowdtwist.com") == (error.endpoint, error.host)
     assert position == position_of(error, reverse=reverse)
     assert sorted(answers) == sorted(script.asked)
-    assert (len(script.asked), 0.0) == (error.attempts, round(error.elapsed or 0.0, 0))
+    assert len(script.asked) == error.attempts
+    assert error.elapsed is not None
+    assert 0 <= error.elapsed < 60
     assert "(user_rewards at api201.crowdtwist.com, " in str(error)
 
 
