@@ -103,12 +103,12 @@ async def cancel_at_random(client: CrowdTwistClient, in_flight: int, cancels: in
 async def test_cancelling_at_random_leaves_nothing_taken(
     carrier: Carrier, in_flight: int, slots: int
 ) -> None:
-    """After 300 cancels at random moments all slots are free, and no task or socket is left."""
+    """After 150 cancels at random moments all slots are free, and no task or socket is left."""
     tasks = len(anyio.get_running_tasks())
     with nothing_left():
         with WireServer(slowly) as server:
             async with open_unpaced(carrier, server, max_in_flight=slots) as client:
-                finished = await cancel_at_random(client, in_flight, 300, 0.015)
+                finished = await cancel_at_random(client, in_flight, 150, 0.015)
                 await check_free(client, slots)
                 assert tasks == len(anyio.get_running_tasks())
     assert finished > 0

@@ -19,6 +19,7 @@ from command import (  # noqa: F401 - fixtures
     Ended,
     asked_on_a_socket,
     checked,
+    count_of,
     count_of_all,
     emulated,
     ids_of_all,
@@ -32,6 +33,7 @@ from outputs import SUFFIXES
 from shards import COUNT, contents, ledger_of_shard, own, rows_of
 
 from crowdtwist_async.emulator import Emulator
+from crowdtwist_async.export import Shard
 
 PATIENCE = 30.0
 TOGETHER = (
@@ -286,7 +288,10 @@ def test_a_killed_shard_goes_on_beside_the_others(
     """No file of another is touched, and every row is there once."""
     emulator = Emulator(members=700, api_key=KEY)
     ids = tmp_path / "ids.txt"
-    ids.write_text("\n".join(emulator.member_ids()))
+    # Enough of the one that is killed, and a few of each other.
+    held = [Shard(index, 7).held(emulator.member_ids()) for index in range(7)]
+    members = [user for index, users in enumerate(held) for user in users[: None if index == 3 else 9]]
+    ids.write_text("\n".join(members))
     with asked_on_a_socket(emulator, monkeypatch):
         for command in shards(output, "--ids", ids, "--per-minute", "inf"):
             if "3/7" not in command:
@@ -306,5 +311,5 @@ def test_a_killed_shard_goes_on_beside_the_others(
     after = contents(tmp_path)
     assert before == {name: after[name] for name in before}
     assert 0 == crowdtwist("merge", output).code
-    assert count_of_all(emulator, "purchases") == len(rows_of(output))
+    assert sum(count_of(emulator, "purchases", user) for user in members) == len(rows_of(output))
     assert len({str(row) for row in rows_of(output)}) == len(rows_of(output))

@@ -822,8 +822,8 @@ async def peak_of(client: CrowdTwistClient, keys: int, *, ordered: bool) -> int:
 async def test_memory_does_not_grow_with_the_keys(ordered: bool) -> None:
     """Ten times the keys take at most a MiB more."""
     async with Members().client() as client:
-        small = await peak_of(client, 2_000, ordered=ordered)
-        large = await peak_of(client, 20_000, ordered=ordered)
+        small = await peak_of(client, 1_000, ordered=ordered)
+        large = await peak_of(client, 10_000, ordered=ordered)
 
     assert abs(large - small) < 2**20
 

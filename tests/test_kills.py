@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kills import FORMATS, Series
 
-KILLS = 5
+KILLS = 3
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -283,7 +283,7 @@ WALKS = st.fixed_dictionaries(
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @given(servers(), WALKS, st.integers(1, 9), st.booleans(), st.integers(0, 40))
-@settings(database=None, deadline=None, max_examples=250)
+@settings(database=None, deadline=None, max_examples=150)
 def test_whatever_the_server_the_walk_is_the_same(
     backend: str, server: Pages, options: dict[str, Any], ahead: int, by_page: bool, taken: int
 ) -> None:
