@@ -142,7 +142,7 @@ def openapi(session: nox.Session) -> None:
 
 @nox.session
 def lowest(session: nox.Session) -> None:
-    """Run the tests that they can change with the lowest versions that `pyproject.toml` allows."""
+    """Run the tests that versions can change with the lowest that `pyproject.toml` allows."""
     session.install("-q", "-U", "pip")
     extras = PYPROJECT["project"]["optional-dependencies"]
     wanted = [*PYPROJECT["project"]["dependencies"], *(line for lines in extras.values() for line in lines)]

@@ -80,7 +80,7 @@ def set_state(output: Path, key: str, value: str) -> None:
         pytest.param({"name": "pointz"}, InvalidArgumentError, id="endpoint"),
         pytest.param({"id_type": "username"}, InvalidArgumentError, id="id-type"),
         pytest.param({"date_start": "2026-01-01"}, InvalidArgumentError, id="dates"),
-        pytest.param({"name": "purchases", "date_start": "9999-12-31"}, InvalidArgumentError, id="to-come"),
+        pytest.param({"name": "purchases", "date_start": "9999-12-31"}, InvalidArgumentError, id="future"),
         pytest.param({"concurrency": 0}, ConfigurationError, id="concurrency"),
         pytest.param({"max_outage": -1}, ConfigurationError, id="max-outage"),
         pytest.param({"max_outage": math.nan}, ConfigurationError, id="no-number"),

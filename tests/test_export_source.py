@@ -113,7 +113,7 @@ async def test_dates_bound_the_purchases(emulator: Emulator) -> None:
             lambda: Source("purchases", date_start="2026-02-01", date_end="2026-01-01"), id="reversed"
         ),
         pytest.param(lambda: Source("purchases", date_start="yesterday"), id="no-date"),
-        pytest.param(lambda: Source("purchases", date_start=date.max), id="a-day-to-come"),
+        pytest.param(lambda: Source("purchases", date_start=date.max), id="future"),
         pytest.param(lambda: Source("points", "username"), id="id-type-of-another-endpoint"),
         pytest.param(lambda: Source("pointz"), id="no-endpoint"),
         pytest.param(lambda: Source("rewards", date_start="2026-01-01"), id="dates-of-another-endpoint"),

@@ -47,7 +47,9 @@ class Source:
         if self.name != "purchases" and (start or end):
             raise InvalidArgumentError("date_start and date_end are for purchases alone")
         if start is not None and end is None and start > datetime.now(UTC).date():
-            raise InvalidArgumentError("date_start is a day to come: give date_end, or the export ends today")
+            raise InvalidArgumentError(
+                "date_start is in the future, and without date_end an export ends today (UTC): give both"
+            )
         if self.name != "rewards" and self.include_soldout is not None:
             raise InvalidArgumentError("include_soldout is for rewards alone")
 
