@@ -129,7 +129,8 @@ async def test_what_can_not_work_for_anyone_is_refused_at_once(make: Callable[[]
 
 def test_today_can_be_the_first_day() -> None:
     """The day ends in UTC, as the purchases' days do."""
-    assert Source("purchases", date_start=datetime.now(UTC).date())
+    today = datetime.now(UTC).date()
+    assert today == Source("purchases", date_start=today).date_start
 
 
 def _with_extra(body: Any) -> Any:
