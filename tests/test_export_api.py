@@ -36,7 +36,7 @@ from crowdtwist_async import (
     RateBudget,
 )
 from crowdtwist_async.emulator import Emulator, Fault
-from crowdtwist_async.export import ExportReport, IdSource, export, outage, queue
+from crowdtwist_async.export import ExportReport, IdSource, export, outage, queue, read_ids
 from crowdtwist_async.export.formats import Limits
 from crowdtwist_async.export.formats.lines import LineWriter
 from crowdtwist_async.export.ledger import Ledger
@@ -89,6 +89,8 @@ def set_state(output: Path, key: str, value: str) -> None:
         pytest.param({"max_age": "20h"}, ConfigurationError, id="max-age"),
         pytest.param({"max_age": math.nan}, ConfigurationError, id="max-age-no-number"),
         pytest.param({"stop": True}, ConfigurationError, id="stop"),
+        pytest.param({"progress": True}, ConfigurationError, id="progress"),
+        pytest.param({"progress": anyio.sleep}, ConfigurationError, id="async-progress"),
         pytest.param({"fresh": "no"}, InvalidArgumentError, id="fresh"),
         pytest.param({"retry_failed": 1}, InvalidArgumentError, id="retry-failed"),
         pytest.param({"disarm_formulas": "yes"}, InvalidArgumentError, id="disarm-formulas"),
@@ -768,3 +770,49 @@ async def test_a_task_that_asyncio_cancels_closes_its_files(
     if place not in ("counting", "closing", "reading-ids"):
         assert gate.events.index("place ends") < gate.events.index("close begins")
     await check_nothing_left(emulator, output, descriptors)
+
+
+@on_both_loops
+@pytest.mark.parametrize("place", ["a\0b.csv", "a\ud800.csv", Path("s3://bucket/out.parquet")], ids=ascii)
+async def test_a_place_that_can_not_be_is_refused(place: Any) -> None:
+    """In a sentence, before anything is asked."""
+    emulator = emulator_of(1)
+    with pytest.raises(ConfigurationError, match="output is "):
+        await export_from(emulator, place)
+    assert 0 == emulator.stats.requests
+
+
+@on_both_loops
+@pytest.mark.parametrize("fresh", [False, True])
+async def test_ids_in_a_file_that_the_export_writes_are_refused(tmp_path: Path, fresh: bool) -> None:
+    """It would remove them before it had read them."""
+    output = tmp_path / "out.csv"
+    await export_from(emulator_of(3), output)
+    before = output.read_bytes()
+
+    with pytest.raises(ConfigurationError, match="the ids are in .*out.csv, which this export writes: copy"):
+        await export_from(emulator_of(3), output, ids=read_ids(output, "requested_id"), fresh=fresh)
+
+    assert before == output.read_bytes()
+
+
+@on_both_loops
+async def test_a_run_that_ends_in_an_error_tells_what_is_committed(output: Path) -> None:
+    """In the report and in the file of failed members, whatever these said before."""
+    emulator = emulator_of(4)
+    await export_from(emulator, output, instead=refusing("10000001", "10000002"))
+    told: list[ExportReport] = []
+
+    with pytest.raises(AuthenticationError):
+        await export_from(
+            emulator,
+            output,
+            instead=lambda user_id: status(401) if user_id == "10000002" else None,
+            concurrency=1,
+            retry_failed=True,
+            progress=told.append,
+        )
+
+    assert (3, 1) == (told[-1].members, told[-1].failed)
+    lines = await anyio.Path(f"{output}.errors.jsonl").read_text()
+    assert ["10000002"] == [json.loads(line)["requested_id"] for line in lines.splitlines()]

@@ -277,3 +277,31 @@ def test_a_ledger_that_is_full_marks_nothing(path: Path) -> None:
     with closing(opened(path)) as target:
         assert [None, "ok"] == [target.ledger.status_of("b"), target.ledger.status_of("a")]
         assert expected("a") == stored(path)
+
+
+@pytest.mark.parametrize("change", [(b"\n", b"\r\n"), (b"a", b"aa")], ids=["ends of lines", "texts"])
+def test_an_output_that_was_saved_anew_is_refused(path: Path, change: tuple[bytes, bytes]) -> None:
+    """Its committed rows end elsewhere: cutting it there would lose some."""
+    with closing(opened(path)) as target:
+        commit(target, "a")
+    saved = path.read_bytes().replace(*change)
+    path.write_bytes(saved)
+
+    with pytest.raises(OutputMismatchError, match="was changed: its committed rows do not end where"):
+        opened(path)
+
+    assert saved == path.read_bytes()
+
+
+def test_a_link_stays_one_when_it_is_begun_anew(path: Path, tmp_path: Path) -> None:
+    """The rows go to where it leads."""
+    place = tmp_path / "elsewhere"
+    exported(path, "a")
+    path.rename(place)
+    path.symlink_to(place)
+
+    with closing(opened(path, fresh=True)) as target:
+        commit(target, "b")
+
+    assert path.is_symlink()
+    assert expected("b") == stored(path)

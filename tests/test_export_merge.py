@@ -578,3 +578,28 @@ def test_many_shards_need_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     merge(output)
 
     assert 2 == max(most)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_shard_that_has_grown_is_told(kind: str, tmp_path: Path) -> None:
+    """As by an editor or a transfer that changes the ends of lines: it would be cut amid a row."""
+    output = tmp_path / f"out.{kind}"
+    shards_made(emulator_of(), output)
+    shard = own(output, 3)
+    shard.write_bytes(shard.read_bytes().replace(b"\n", b"\r\n") + b"\n")
+
+    with pytest.raises(OutputMismatchError, match="3-of-7.* is longer than its ledger says"):
+        merge(output)
+    assert not output.exists()
+
+
+def test_what_sqlite_or_somebody_has_added_to_a_shard_is_left_there(tmp_path: Path) -> None:
+    """Its statistics, or a table: the merged database has what an export makes."""
+    output = tmp_path / "out.sqlite"
+    shards_made(emulator_of(), output)
+    with closing(sqlite3.connect(own(output, 0))) as connection, connection:
+        connection.executescript("CREATE TABLE mine (x); ANALYZE")
+
+    assert "merged" == merge(output).status
+    tables = {name for (name,) in query(output, "SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert not tables & {"mine", "sqlite_stat1"}

@@ -24,7 +24,7 @@ from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.cli._dask import export_shards
 from crowdtwist_async.cli._interrupt import Interruption
 from crowdtwist_async.cli._progress import ProgressDisplay, is_terminal, make_console
-from crowdtwist_async.cli._summary import summary_of
+from crowdtwist_async.cli._summary import same_command, summary_of
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, StorageError
@@ -152,7 +152,7 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
         options.endpoint,
         typed=options.ids == STANDARD_INPUT and is_terminal(sys.stdin),
     )
-    interruption = Interruption(display, partial(_of_interruption, display, options.output))
+    interruption = Interruption(display, partial(_of_interruption, display, options))
     try:
         report = await _watched(exporting, display, interruption)
     except (CrowdTwistError, OSError) as error:
@@ -166,9 +166,10 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
     return INTERRUPTED
 
 
-def _of_interruption(display: ProgressDisplay, output: str) -> str:
-    can_go_on = display.has_begun and output != STANDARD_OUTPUT
-    return f"interrupted: the same command goes on with {output}" if can_go_on else "interrupted"
+def _of_interruption(display: ProgressDisplay, options: ExportOptions) -> str:
+    if not display.has_begun or options.output == STANDARD_OUTPUT:
+        return "interrupted"
+    return f"interrupted: {same_command(fresh=options.fresh)} goes on with {options.output}"
 
 
 async def _watched(
@@ -218,7 +219,7 @@ async def _conclude(
     options: ExportOptions, report: ExportReport, display: ProgressDisplay, emulator: Emulator | None
 ) -> int:
     """Print and write the summary; return the exit code."""
-    for line in summary_of(report):
+    for line in summary_of(report, fresh=options.fresh):
         display.say(line)
     if options.dask is not None and not options.output.endswith(".parquet") and report.status != "stopped":
         display.say(f"crowdtwist merge {options.output} makes one file of them.")

@@ -12,8 +12,8 @@ from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.target import STANDARD_OUTPUT
 
 
-def summary_of(report: ExportReport) -> Iterator[str]:
-    """The lines of the summary."""
+def summary_of(report: ExportReport, *, fresh: bool = False) -> Iterator[str]:
+    """The lines of the summary, after a command with `--fresh` or without."""
     where = "standard output" if report.output == STANDARD_OUTPUT else report.output
     if report.status == "already_complete":
         yield (
@@ -28,7 +28,7 @@ def summary_of(report: ExportReport) -> Iterator[str]:
         )
     yield from _counts(report)
     if report.status == "stopped":
-        yield from _where_to_go_on(report, where)
+        yield from _where_to_go_on(report, where, fresh=fresh)
     elif not report.ids and not report.other_shards:
         yield "No ids were given: check --ids."
     elif report.ids and report.not_found == report.done:
@@ -71,10 +71,16 @@ def _counts(report: ExportReport) -> Iterator[str]:
         yield f"Failed members: {report.failed:,}.{place}"
 
 
-def _where_to_go_on(report: ExportReport, where: str) -> Iterator[str]:
+def _where_to_go_on(report: ExportReport, where: str, *, fresh: bool) -> Iterator[str]:
     if report.reason is not None:
         yield f"Stopped: {report.reason}."
     if report.output == STANDARD_OUTPUT:
         yield f"Stopped after {report.done:,} of {report.ids:,} ids."
     else:
-        yield f"Stopped after {report.done:,} of {report.ids:,} ids. The same command goes on with {where}."
+        command = same_command(fresh=fresh)
+        yield f"Stopped after {report.done:,} of {report.ids:,} ids. T{command[1:]} goes on with {where}."
+
+
+def same_command(*, fresh: bool) -> str:
+    """What goes on with what was begun: `--fresh` would begin anew again."""
+    return "the same command without --fresh" if fresh else "the same command"

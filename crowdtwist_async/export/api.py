@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
+import re
 from collections.abc import AsyncIterable, Callable, Generator, Iterable
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -28,7 +30,7 @@ from crowdtwist_async.export.run import Pace, Run
 from crowdtwist_async.export.shard import Shard
 from crowdtwist_async.export.source import Source
 from crowdtwist_async.export.store import FileWork
-from crowdtwist_async.export.target import STANDARD_OUTPUT, Target
+from crowdtwist_async.export.target import STANDARD_OUTPUT, Target, check_apart
 from crowdtwist_async.export.threads import in_daemon_thread
 
 _DATE_END = "date_end_pinned"
@@ -107,6 +109,7 @@ async def export(
     age = None if max_age is None else _checked_seconds(max_age, "max_age")
     _check_flags(fresh=fresh, retry_failed=retry_failed, disarm_formulas=disarm_formulas)
     place, stop = _checked_output(output), _checked_stop(stop)
+    _check_progress(progress)
     if place == STANDARD_OUTPUT and (fresh or retry_failed or max_age is not None):
         raise ConfigurationError("standard output holds no earlier export: name a file")
     report = ExportReport(place, endpoint, per_minute=_rate(client))
@@ -116,8 +119,9 @@ async def export(
         report.status, report.reason = "stopped", "all ids had not come yet, and nothing was begun"
         return report
     ids, counted = found
+    await in_daemon_thread(partial(check_apart, ids.path, place, part))
     report.ids, report.blank, report.other_shards = counted.ids, counted.blank, counted.other_shards
-    asked = _asked(client, source, counted, part) | {"disarm_formulas": str(disarm_formulas)}
+    asked = _asked(client, source, counted, part) | {"disarm_formulas": str(bool(disarm_formulas))}
     work = FileWork()
     try:
         opening = partial(Target, place, endpoint, fresh=fresh, disarm_formulas=disarm_formulas, shard=part)
@@ -129,6 +133,7 @@ async def export(
             if retry_failed:
                 report.resumed, report.failed = report.resumed - report.failed, 0
             run = Run(client, source, target, report, work, pace=pace, stop=stop, progress=progress)
+            work.opened.callback(_tell_what_is_committed, report, target, id_type)
             await _run(run, target, report, work, ids)
         report.errors_file = await work.do(partial(target.write_errors, id_type))
     finally:
@@ -169,6 +174,14 @@ def _opened(work: FileWork, target: Target) -> Target:
     return target
 
 
+def _tell_what_is_committed(report: ExportReport, target: Target, id_type: str) -> None:
+    """Have the report, and the file of failed members, say it of a run that ends in an error too."""
+    if report.status == "running":
+        with suppress(Exception):  # that error tells more
+            _tally(report, target)
+            report.errors_file = target.write_errors(id_type)
+
+
 async def _run(run: Run, target: Target, report: ExportReport, work: FileWork, ids: IdSource) -> None:
     await work.do(target.reopen)
     report.status, report.completed_at = "running", None
@@ -181,7 +194,7 @@ async def _run(run: Run, target: Target, report: ExportReport, work: FileWork, i
         finished, report.reason = False, str(error)
     await work.do(partial(_tally, report, target))
     if finished:
-        report.status, report.duplicates = "complete", report.ids - report.done
+        report.status, report.duplicates = "complete", max(report.ids - report.done, 0)
         report.completed_at = iso(await work.do(target.complete))
     else:
         report.status = "stopped"
@@ -204,7 +217,7 @@ def _begin(
     report.resumed = report.done
     if target.completed_at is not None:
         report.completed_at = iso(target.completed_at)
-        report.duplicates = report.ids - report.done
+        report.duplicates = max(report.ids - report.done, 0)
     if source.name != "purchases" or source.date_end is not None:
         return source
     day = target.ledger.get(_DATE_END)
@@ -243,7 +256,17 @@ def _checked_stop(stop: Any) -> anyio.Event:
 def _checked_output(output: Any) -> str:
     if not isinstance(output, str | os.PathLike) or not isinstance(place := os.fspath(output), str):
         raise ConfigurationError("output must be a path, the URL of an object store, or -")
-    return place
+    if not isinstance(output, str) and re.match("[a-z0-9]+:/", place):
+        raise ConfigurationError("output is a URL that Path has changed: give it as a text")
+    with suppress(UnicodeEncodeError):
+        if b"\0" not in os.fsencode(place):
+            return place
+    raise ConfigurationError("output is no name that a file can have: name another")
+
+
+def _check_progress(progress: Any) -> None:
+    if progress is not None and (not callable(progress) or inspect.iscoroutinefunction(progress)):
+        raise ConfigurationError("progress must be a function that is not async: it is called, not awaited")
 
 
 def _checked_shard(shard: Shard | str, source: Source) -> Shard:

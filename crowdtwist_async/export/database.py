@@ -17,7 +17,7 @@ APPLICATION = 0x43547765
 """In the file's header: a SQLite file without it is somebody else's."""
 _APPLICATION_AT = slice(68, 72)
 _LEDGER = {"export_state", "members", "failures", "parts"}
-_OWN = {*_LEDGER, *MODELS}
+OWN = frozenset({*_LEDGER, *MODELS})
 _TABLES = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
 
 
@@ -58,5 +58,5 @@ def check_tables(path: Path) -> None:
     found: set[str] = set()
     with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(path)) as connection:
         found = {name for (name,) in connection.execute(_TABLES)}
-    if _LEDGER.issubset(found) and (others := found - _OWN):
+    if _LEDGER.issubset(found) and (others := found - OWN):
         raise foreign(path, f"holds {min(others)!r}, a table or view that no export made")

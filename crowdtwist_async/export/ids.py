@@ -53,16 +53,20 @@ class IdSource:
     Args:
         lines: Reads them from the start; an empty text is a blank line.
         shard: Which of them are meant; by default all.
+        path: The file that they are in.
     """
 
-    def __init__(self, lines: Callable[[], Iterator[str]], shard: Shard | None = None) -> None:
+    def __init__(
+        self, lines: Callable[[], Iterator[str]], shard: Shard | None = None, path: Path | None = None
+    ) -> None:
         self._lines = lines
         self._shard = shard
+        self.path = path
         self._digest: str | None = None
 
     def of(self, shard: Shard | None) -> IdSource:
         """Those of the same that belong to a shard."""
-        return self if shard is None else IdSource(self._lines, shard)
+        return self if shard is None else IdSource(self._lines, shard, self.path)
 
     def count(self) -> IdCount:
         """Read all of them once."""
@@ -113,7 +117,8 @@ def read_ids(source: str | os.PathLike[str], column: str | None = None) -> IdSou
             yield from map(str.strip, text if column is None else _cells(text, column))
 
     kept = Kept(lines())
-    return IdSource(lambda: lines() if _is_file(source) else kept())
+    path = None if source == "-" else Path(source)
+    return IdSource(lambda: lines() if _is_file(source) else kept(), path=path)
 
 
 async def collect_ids(user_ids: Any) -> IdSource:

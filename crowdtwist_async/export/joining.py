@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from crowdtwist_async.errors import OutputMismatchError
-from crowdtwist_async.export.database import check_tables
+from crowdtwist_async.export.database import OWN, check_tables
 from crowdtwist_async.export.formats import csv, jsonl
 from crowdtwist_async.export.formats.lines import BYTES, looks_ours
 from crowdtwist_async.export.ledger import Ledger
@@ -93,8 +93,8 @@ class _Lines:
             if not path.is_file():
                 raise changed(path, "is not there any more")
             with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < left:
-                    raise changed(path, "is shorter than its ledger says")
+                if (size := os.fstat(file.fileno()).st_size) != left:
+                    raise changed(path, f"is {'shorter' if size < left else 'longer'} than its ledger says")
                 if file.read(len(self._header)) != self._header:
                     raise changed(path, "does not begin with its header")
                 left -= len(self._header)
@@ -134,13 +134,24 @@ class _Database:
             check_tables(self._path)
         with replacing(self._path) as (beside, _), closing(_connected(beside)) as connection:
             for number, (path, ledger) in enumerate(shards()):
-                connection.execute("ATTACH DATABASE ? AS shard", (str(path),))
+                connection.execute("ATTACH DATABASE ? AS shard", (os.fsencode(path),))
                 if not number:
-                    _copy_tables(connection)
+                    self._copy_tables(connection)
                 self._copy_rows(connection, path, ledger)
                 connection.execute("DETACH DATABASE shard")
             state = {**self._state, MERGED: _digest(shards)}
             connection.executemany("INSERT INTO export_state VALUES (?, ?)", state.items())
+
+    def _copy_tables(self, connection: sqlite3.Connection) -> None:
+        """Those of an export: a shard may have others since, SQLite's own statistics for one."""
+        [(application,)] = connection.execute("PRAGMA shard.application_id").fetchall()
+        connection.execute(f"PRAGMA main.application_id = {int(application)}")
+        tables = connection.execute(
+            "SELECT name, sql FROM shard.sqlite_master WHERE type = 'table'"
+        ).fetchall()
+        for name, table in tables:
+            if name in OWN:
+                connection.execute(table)
 
     def _copy_rows(self, connection: sqlite3.Connection, path: Path, ledger: Ledger) -> None:
         connection.execute("BEGIN")
@@ -167,14 +178,6 @@ def _connected(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA main.journal_mode = OFF")
     connection.execute("PRAGMA main.synchronous = OFF")
     return connection
-
-
-def _copy_tables(connection: sqlite3.Connection) -> None:
-    [(application,)] = connection.execute("PRAGMA shard.application_id").fetchall()
-    connection.execute(f"PRAGMA main.application_id = {int(application)}")
-    tables = connection.execute("SELECT sql FROM shard.sqlite_master WHERE type = 'table'").fetchall()
-    for (table,) in tables:
-        connection.execute(table)
 
 
 def _check_replaceable(path: Path, *, ours: bool, fresh: bool) -> None:

@@ -15,7 +15,7 @@ from attrs import asdict, define
 from crowdtwist_async.errors import ConfigurationError, OutputMismatchError
 from crowdtwist_async.export.formats import format_of
 from crowdtwist_async.export.formats.jsonl import BEGINS
-from crowdtwist_async.export.formats.lines import looks_ours
+from crowdtwist_async.export.formats.lines import BYTES, TAIL, looks_ours
 from crowdtwist_async.export.joining import Shards, check_parts, joined_as
 from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger, Totals
 from crowdtwist_async.export.shard import LEDGER, Shard, check_split, shards_at
@@ -28,7 +28,7 @@ from crowdtwist_async.export.target import (
     has_content,
 )
 
-_OF_EACH = {"shard", "bytes", COMPLETED_AT}
+_OF_EACH = {"shard", BYTES, TAIL, COMPLETED_AT}
 """What shards of one run need not have in common."""
 State = dict[str, str]
 

@@ -85,7 +85,12 @@ class Target:
             errors = self._errors_path = own.with_name(f"{own.name}{ERRORS}")
             if errors.exists() and not looks_ours(errors, BEGINS):
                 raise foreign(errors, "is there already, and was written by no export")
-            self.ledger = Ledger(ledger_path, place, (lambda: made.discard(path)) if fresh else None)
+
+            def discard() -> None:
+                made.discard(path)
+                remove_file(errors)
+
+            self.ledger = Ledger(ledger_path, place, discard if fresh else None)
             self.writer = made.writer(path, self.ledger, name)
 
     def close(self) -> None:
@@ -158,6 +163,25 @@ class Target:
                 return None
             replace_file(path, failures_of(self.ledger, id_type))
         return str(path)
+
+
+def check_apart(ids: Path | None, output: str, shard: Shard | None) -> None:
+    """
+    Check that the ids are in no file that the export writes.
+
+    Raises:
+        ConfigurationError: They are.
+    """
+    if ids is None or output == STANDARD_OUTPUT or "://" in output:
+        return
+    own = Path(output) if shard is None else shard.beside(Path(output))
+    for path in (Path(output), own, *(own.with_name(f"{own.name}{end}") for end in (LEDGER, ERRORS))):
+        with storing(output):
+            if ids.exists() and path.exists() and path.samefile(ids):
+                raise ConfigurationError(
+                    f"the ids are in {path}, which this export writes: copy them to a file of their own, or"
+                    " name another output"
+                )
 
 
 def failures_of(ledger: Ledger, id_type: str) -> Iterator[bytes]:

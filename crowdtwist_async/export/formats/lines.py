@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from crowdtwist_async.export.formats import Limits
@@ -23,6 +24,9 @@ from crowdtwist_async.export.storage import (
 )
 
 BYTES = "bytes"
+TAIL = "tail"
+"""A digest of the last committed bytes: a file that was saved anew has others there."""
+_TAIL_BYTES = 256
 _BUFFERED = 1 << 18
 _CLOSED = -1
 
@@ -48,17 +52,20 @@ class LineWriter:
         self._file = _CLOSED
         self._committed = 0
         self._buffer = bytearray()
+        self._tail = b""
 
     def recover(self) -> None:
         """Cut the file to its committed bytes, or begin it."""
         self._committed = int(self._ledger.get(BYTES) or 0)
         with storing(self._path):
             self._file = self._opened()
+            self._check_tail()
             sync_folder(self._path.parent)
             os.ftruncate(self._file, self._committed)
             os.lseek(self._file, self._committed, os.SEEK_SET)
             if not self._committed:
                 write_all(self._file, self._header)
+                self._tail = self._header[-_TAIL_BYTES:]
         if not self._committed:
             self.commit(())
 
@@ -77,6 +84,13 @@ class LineWriter:
             raise changed(self._path, "is longer than its ledger says, though it was complete")
         return os.open(self._path, os.O_RDWR)
 
+    def _check_tail(self) -> None:
+        begin = max(self._committed - _TAIL_BYTES, 0)
+        os.lseek(self._file, begin, os.SEEK_SET)
+        self._tail = os.read(self._file, self._committed - begin)
+        if self._committed and self._ledger.get(TAIL) not in (None, _digest(self._tail)):
+            raise changed(self._path, "was changed: its committed rows do not end where its ledger says")
+
     def write(self, rows: Sequence[Row]) -> None:
         """Append a member's lines."""
         self._buffer += self._encode(rows)
@@ -90,11 +104,12 @@ class LineWriter:
             check_in_place(self._file, self._path)
             os.fsync(self._file)
             self._committed = os.lseek(self._file, 0, os.SEEK_CUR)
-        self._ledger.commit(marks, {BYTES: str(self._committed)})
+        self._ledger.commit(marks, {BYTES: str(self._committed), TAIL: _digest(self._tail)})
 
     def _flush(self) -> None:
         with storing(self._path):
             write_all(self._file, bytes(self._buffer))
+        self._tail = (self._tail + self._buffer[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         self._buffer.clear()
 
     def finish(self) -> None:
@@ -106,6 +121,10 @@ class LineWriter:
             with suppress(OSError):  # of a network's disk: what counts was synced
                 os.close(self._file)
             self._file = _CLOSED
+
+
+def _digest(tail: bytes) -> str:
+    return blake2b(tail, digest_size=8).hexdigest()
 
 
 def looks_ours(path: Path, begins: bytes) -> bool:
@@ -123,4 +142,7 @@ def discard_lines(path: Path, begins: bytes) -> None:
         return
     if not looks_ours(path, begins):
         raise foreign(path, "is no output of an export")
-    path.unlink()
+    if path.is_symlink():
+        os.truncate(path, 0)  # the link stays
+    else:
+        path.unlink()
