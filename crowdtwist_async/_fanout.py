@@ -21,7 +21,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from crowdtwist_async._pager import Pager
-from crowdtwist_async._prefetch import tasks_of_block
+from crowdtwist_async._prefetch import cancelled_elsewhere, tasks_of_block
 from crowdtwist_async._progress import METER, RunStats
 from crowdtwist_async.errors import (
     AuthenticationError,
@@ -155,6 +155,11 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
                 self._put(begun.number, outcome)
         except Exception as error:  # noqa: BLE001 - raised to the consumer, not in a group
             self._failure = self._failure or error
+        except anyio.get_cancelled_exc_class():
+            # It would end the block as if the consumer had left it.
+            if not cancelled_elsewhere():
+                raise
+            self._failure = self._failure or RuntimeError("what the call waited for was cancelled elsewhere")
         self._changed.set()
 
     async def _begin(self) -> _Begun[K] | None:
@@ -186,6 +191,9 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
             pending: Any = self._call(begun.key)
             value: Any = await (pending.collect() if isinstance(pending, Pager) else pending)
             return Outcome(begun.key, value)
+        except StopAsyncIteration:
+            # It would end the outcomes as if there were no more.
+            raise RuntimeError("the call raised StopAsyncIteration: give anext() a default") from None
         except _FATAL:
             raise
         except CrowdTwistError as error:

@@ -51,13 +51,13 @@ class Permits:
         costs nothing, and one that is cancelled there one permit.
 
         Args:
-            left: Seconds that the caller has left.
+            left: Seconds that the caller has left; none any more, if it is to take no permit.
 
         Returns:
             Whether it has one; a 429's pause that ends after the caller's time is not begun.
         """
         async with self._gate:
-            if self.pause() >= left():
+            if max(self.pause(), 0.0) >= left():
                 return False
             while (seconds := max(await self._budget.reserve(), self.pause())) > 0:
                 await self._sleep(seconds)

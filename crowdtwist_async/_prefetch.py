@@ -7,6 +7,7 @@ walk without prefetching; only where the counts say that pages are to come, they
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 import anyio
+import sniffio
 from anyio.abc import TaskGroup
 
 from crowdtwist_async._arguments import checked_integer
@@ -62,6 +64,14 @@ async def tasks_of_block() -> AsyncIterator[TaskGroup]:
     finally:
         if failure is not None:
             raise failure
+
+
+def cancelled_elsewhere() -> bool:
+    """Whether a cancellation is that of another task: on asyncio, who awaits that gets it too."""
+    if anyio.current_effective_deadline() == -math.inf or sniffio.current_async_library() != "asyncio":
+        return False
+    task = asyncio.current_task()
+    return task is not None and not task.cancelling()
 
 
 class _Coming(Generic[T]):
@@ -145,5 +155,9 @@ class _Ahead(Generic[T]):
                     coming.outcome = await self._route.fetch(call)
         except Exception as error:  # noqa: BLE001 - the walk raises it when it gets there
             coming.outcome = error
+        except anyio.get_cancelled_exc_class():
+            if not cancelled_elsewhere():
+                raise
+            coming.outcome = RuntimeError("what the transport waited for was cancelled elsewhere")
         finally:
             coming.done.set()

@@ -79,6 +79,8 @@ class Progress(Generic[T]):
         """Attempts on a connection that the server had closed already."""
         self.unreadable = 0
         """Attempts whose reply could not be read."""
+        self.refused = False
+        """Set when there was no attempt: what the budget raises ends the call."""
         self.retry_cost = 0
         """What the quota took for the latest retry."""
         self.last_error: CrowdTwistError | None = None

@@ -15,6 +15,8 @@ MASK = "***"
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 _LEAST_PHONE_DIGITS = 7
 _MOST_LEVELS = 20
+_LONGEST_NUMBER = 10**100
+"""No id and no key is as long, and Python writes no number of thousands of digits."""
 """Nesting beyond which an error's details are not kept: they must still be copied and pickled."""
 
 # A link may come with its `=`, `&` and `/` escaped by the server's JSON encoder.
@@ -95,6 +97,9 @@ class Redactor:
         """Mask every text in parsed JSON, names included; what lies deeper than anyone looks is dropped."""
         if isinstance(value, str):
             return self(value)
+        if type(value) is int and abs(value) < _LONGEST_NUMBER:
+            text = self(str(value))
+            return value if text == str(value) else text
         if not isinstance(value, list | dict):
             return value
         if levels == 0:
@@ -153,7 +158,11 @@ class LogRedaction(logging.Filter):
         "httpx2",
         *(f"httpcore2.{part}" for part in _CORE_PARTS),
         "aiohttp.client",
+        "hpack.hpack",
+        "hpack.table",
     )
+    _PATH = re.compile(r"/users[/?][^\s\"'<>]+")
+    """In the records of HTTP/2's headers, which name no host."""
 
     def __init__(self, redact: Redactor, origins: Iterable[str] = ()) -> None:
         super().__init__()
@@ -178,6 +187,8 @@ class LogRedaction(logging.Filter):
         masked = self._redact(text)
         for url in self._urls:
             masked = url.sub(rf"\1/{MASK}", masked)
+        if record.name.startswith("hpack"):
+            masked = self._PATH.sub(f"/{MASK}", masked)
         if masked != text:
             record.msg, record.args = masked, ()
         return True

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_CLOSED = "the client was closed while this call waited"
 _ADVICE = (
     "raise the deadline (None: no bound), or ask for less at once, for many users by fan_out with a lower"
     " concurrency"
@@ -78,6 +79,10 @@ class Sender:
         self.stats = stats or Stats()
         self.closed = False
         """Set when the client closes: calls that still wait end with it."""
+        self.under_way = 0
+        """Calls that have not ended."""
+        self.when_idle: Callable[[], None] | None = None
+        """Called when the last of them has ended."""
         self._settings = settings
         self._key_pair = settings.key_pair
         self._transport = transport
@@ -104,6 +109,7 @@ class Sender:
         progress = Progress(call, self._clock(), options.deadline, _counted_in(self.stats))
         if self._telemetry is not None:
             progress.record = self._telemetry.call(call)
+        self.under_way += 1
         try:
             outcome = await self._until_done(call, options, progress)
         except BaseException as error:
@@ -112,6 +118,10 @@ class Sender:
             if progress.record is not None:
                 progress.record.ended(error, progress)
             raise
+        finally:
+            self.under_way -= 1
+            if not self.under_way and self.when_idle is not None:
+                self.when_idle()
         if progress.record is not None:
             progress.record.ended(outcome, progress)
         if isinstance(outcome, CrowdTwistError):
@@ -130,7 +140,7 @@ class Sender:
             if not isinstance(outcome, CrowdTwistError):
                 self._quota.give_back(progress.retry_cost)
                 return outcome
-            if isinstance(outcome, DeadlineExceededError):
+            if isinstance(outcome, DeadlineExceededError) or progress.refused:
                 return outcome
             with anyio.move_on_after(progress.left(self._clock())):
                 await self._permits.heed(outcome, call.base.origin, options.retry.max_retry_after)
@@ -178,6 +188,8 @@ class Sender:
             try:
                 if self._permits.host_pause(call.base.origin) > 0:
                     continue
+                if self.closed:
+                    return ClientClosedError(_CLOSED)
                 refusal = await self._take_permit(progress)
                 if refusal is not None:
                     return refusal
@@ -222,25 +234,33 @@ class Sender:
         taken = False
         with progress.in_line(), anyio.move_on_after(progress.left(started)):
             try:
-                taken = await self._permits.take(lambda: progress.left(self._clock()))
+                taken = await self._permits.take(lambda: self._left(progress))
             except CrowdTwistError as error:
+                progress.refused = True
                 return error
             except Exception as error:  # noqa: BLE001 - the text of a budget's error may hold its password
+                progress.refused = True
                 return TransportError(f"the request budget raised {type(error).__name__}")
             finally:
                 progress.permit_seconds += self._clock() - started
         now = self._clock()
         for stats in progress.stats:
             stats.permit_seconds += now - started
+        if self.closed and not taken:
+            return ClientClosedError(_CLOSED)
         if not taken or progress.left(now) <= 0:
             return progress.deadline_passed(self._permits.pause_told() or _WAITED_FOR_A_PERMIT)
         return None
+
+    def _left(self, progress: Progress[T]) -> float:
+        """Seconds that a call in line has left: none, once the client is closed."""
+        return 0.0 if self.closed else progress.left(self._clock())
 
     async def _attempt(
         self, call: Call[T], options: Options, progress: Progress[T], redact: Redactor
     ) -> T | CrowdTwistError:
         if self.closed:
-            return ClientClosedError("the client was closed while this call waited")
+            return ClientClosedError(_CLOSED)
         started = self._clock()
         left = progress.left(started)
         request = call.request(self._settings, min(options.timeout, left))

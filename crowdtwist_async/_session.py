@@ -99,8 +99,11 @@ class Session:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Take back what the process knows of an open client."""
-        self._log_redaction.remove()
+        """Take back what the process knows of an open client; what is still under way may log its URL."""
+        if self._sender is not None and self._sender.under_way:
+            self._sender.when_idle = self._log_redaction.remove
+        else:
+            self._log_redaction.remove()
         if self._telemetry is not None:
             self._telemetry.close()
 

@@ -4,6 +4,7 @@ Fan-out: what each key ends in, what ends the run, how much is begun and held, w
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import math
 import pickle
@@ -453,6 +454,33 @@ async def test_a_client_that_is_not_open_ends_the_run() -> None:
     client = Members().client()
     with pytest.raises(ClientClosedError, match="async with"):
         await drain(client.fan_out(client.points_awaiting_fulfillment, numbers(9)), [])
+
+
+async def test_a_call_that_ends_an_iteration_does_not_end_the_outcomes() -> None:
+    """As `anext` does for a member without rows: keys would be lost as if there were no more."""
+
+    async def call(key: str) -> None:
+        if key == "3":
+            raise StopAsyncIteration
+
+    async with Members().client() as client:
+        with pytest.raises(RuntimeError, match="give anext.. a default"):
+            await drain(client.fan_out(call, numbers(9), concurrency=1), [])
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_is_cancelled_elsewhere_does_not_end_the_block() -> None:
+    """asyncio gives the cancellation of a task to whoever awaits it; the block went on as if it were left."""
+    shared = asyncio.ensure_future(asyncio.sleep(3600))
+
+    async def call(key: str) -> None:
+        if key == "3":
+            shared.cancel()
+            await shared
+
+    async with Members().client() as client:
+        with pytest.raises(RuntimeError, match="cancelled elsewhere"):
+            await drain(client.fan_out(call, numbers(9), concurrency=1), [])
 
 
 class OwnInterrupt(BaseException):

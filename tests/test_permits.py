@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -18,6 +19,8 @@ from virtual import Stopwatch, TimedTransport, make_budget, virtual
 
 from crowdtwist_async import (
     Budget,
+    ClientClosedError,
+    ConnectionFailedError,
     CrowdTwistError,
     DeadlineExceededError,
     RateBudget,
@@ -525,16 +528,39 @@ async def test_a_budget_that_can_t_reserve_is_told_without_its_text() -> None:
     assert [] == transport.requests
 
 
-async def test_a_budget_that_says_why_is_heard() -> None:
-    """An error of the tree passes as it is, but for the frames that it came from."""
+async def test_closing_takes_no_permits_for_those_in_line() -> None:
+    """They end when the first of them has its own; nobody else who shares the budget waits for them."""
+    transport, budget = ScriptedTransport(), make_budget(60)
+    sender = make_sender(transport, budget)
+
+    async def call() -> None:
+        with suppress(ClientClosedError):
+            await sender.send(POINTS_CALL, with_deadline(None))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(call)
+        await anyio.sleep(0.5)
+        used = len(transport.requests)
+        sender.closed = True
+    assert used == len(transport.requests)
+    assert await budget.reserve() <= 2.0
+
+
+@pytest.mark.parametrize("kind", [TransportError, ConnectionFailedError])
+async def test_a_budget_that_says_why_is_heard(kind: type[TransportError]) -> None:
+    """An error of the tree passes as it is, but for the frames that it came from; it ends the call."""
+    asked = []
 
     class Refusing(RateBudget):
         async def reserve(self, n: int = 1, /) -> float:
-            raise TransportError("the store refuses its password")
+            asked.append(n)
+            raise kind("the store refuses its password")
 
     transport = ScriptedTransport()
     error = await raised(lambda: make_sender(transport, Refusing()).send(POINTS_CALL, PATIENT))
-    assert "the store refuses its password" == error.reason
+    assert [1] == asked
+    assert (kind, "the store refuses its password") == (type(error), error.reason)
     assert ("points_awaiting_fulfillment", "localhost:2", 0) == (error.endpoint, error.host, error.attempts)
     assert "reserve" not in [frame.name for frame in traceback.extract_tb(error.__traceback__)]
     assert [] == transport.requests

@@ -31,8 +31,10 @@ from crowdtwist_async import (
     RetryPolicy,
     TransportError,
 )
+from crowdtwist_async._secrets import Secret
 from crowdtwist_async.budgets import _connection
 from crowdtwist_async.budgets import redis as redis_budget
+from crowdtwist_async.budgets._address import Address
 from crowdtwist_async.budgets.redis import RedisBudget
 
 pytestmark = pytest.mark.asyncio
@@ -462,3 +464,17 @@ async def test_it_belongs_to_one_process(shared_redis: RedisServer, monkeypatch:
             child.setattr(os, "getpid", lambda: -1)
             for call in (budget.reserve, lambda: budget.penalize(1.0), budget.aclose):
                 assert "before a fork" in (await refused(call)).reason
+
+
+async def test_an_error_is_followed_by_a_new_connection(shared_redis: RedisServer, key: str) -> None:
+    """After a failover the name may lead to another server, while the old one answers on."""
+    async with asked(shared_redis) as server:
+        await server.set(key, "text")
+        before = (await server.info("stats"))["total_connections_received"]
+        connection = _connection.Connection(Address(Secret(shared_redis.url), "", encrypted=False))
+        try:
+            for _ in range(3):
+                assert "it answers with an error (ResponseError)" == await connection.grant(key, [1] * 8)
+        finally:
+            await connection.aclose()
+        assert 3 == (await server.info("stats"))["total_connections_received"] - before

@@ -266,6 +266,8 @@ WIRE_LOGGERS = [
     "httpcore2.proxy",
     "httpcore2.socks",
     "aiohttp.client",
+    "hpack.hpack",
+    "hpack.table",
 ]
 
 
@@ -283,6 +285,16 @@ def test_records_of_the_wire_are_masked(
         record.getMessage() for record in caplog.records
     ]
     assert [(), ()] == [record.args for record in caplog.records]
+
+
+def test_the_path_in_a_header_of_http2_is_masked(
+    redaction: LogRedaction, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its records name no host."""
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("hpack.hpack").debug("Adding %s=%s", b":path", b"/v2.1/users/a%40b.c/rewards?page=2")
+
+    assert ["Adding b':path'=b'/v2.1/***'"] == [record.getMessage() for record in caplog.records]
 
 
 @pytest.mark.parametrize(
@@ -339,6 +351,18 @@ def test_a_key_with_the_characters_that_end_a_link(key: str) -> None:
     """The client's own key is emptied in a link, also where the server did not encode it."""
     body = f"https://h/v2.1/rewards?api_key={key}&page=2".encode()
     assert b"https://h/v2.1/rewards?api_key=&page=2" == Redactor(Secret(key)).links(body)
+
+
+def test_numbers_are_masked_in_details_too() -> None:
+    """An id, or a key of digits, may come as a number; others stay what they are."""
+    redact = Redactor(Secret("77712345"), ("10000001",))
+    details = {"user_id": 10000001, "api_key": 77712345, "page": 2, "on": True, "long": 10**5000}
+
+    masked = redact.deep(details)
+
+    assert {"page": 2, "on": True, "long": 10**5000} == {key: masked[key] for key in ("page", "on", "long")}
+    assert "10000001" not in str(masked["user_id"])
+    assert "77712345" not in str(masked["api_key"])
 
 
 def test_deep_details_are_cut() -> None:

@@ -134,6 +134,17 @@ async def test_keeps_one_connection_for_calls_in_turn(carrier: Carrier) -> None:
         assert 1 == server.connections
 
 
+@over_our_own
+async def test_what_comes_behind_a_reply_is_not_the_next_one(carrier: Carrier) -> None:
+    """The connection is not used again: it would stay one reply behind, and give each member another's rows."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(POINTS)}\r\n\r\n".encode()
+    with WireServer(raw(head + POINTS + head + POINTS.replace(b"40", b"41")), reply()) as server:
+        async with open_client(carrier, server.url) as client:
+            found = [await client.points_awaiting_fulfillment("7") for _ in range(3)]
+        assert [40] * 3 == [points.total_points_awaiting_fulfillment for points in found]
+        assert 2 == server.connections
+
+
 @over_each
 async def test_keeps_connections_to_both_hosts_apart(carrier: Carrier) -> None:
     """Alternating between the two hosts reconnects neither."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 import respx
 from carriers import ONCE
 from conftest import KEY, leaks
-from wire import WireServer, hang, reply
+from wire import POINTS, Exchange, WireServer, hang, reply
 
 from crowdtwist_async import (
     AuthenticationError,
@@ -67,6 +68,29 @@ async def test_an_injected_client_logs_no_user(library: Any, caplog: pytest.LogC
 
         assert [f'HTTP Request: GET {server.url}/*** "HTTP/1.1 200 OK"'] == told
     assert not any("11138266" in entry.getMessage() for entry in caplog.records)
+
+
+async def test_a_call_that_outlives_its_client_logs_no_user_either(
+    library: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is under way when the client is closed goes on, and its lines are masked until it has ended."""
+    caplog.set_level(logging.INFO)
+    closed = threading.Event()
+
+    def answer_late(exchange: Exchange) -> None:
+        closed.wait()
+        reply(POINTS.replace(b"7", b"11138266"))(exchange)
+
+    with WireServer(answer_late) as server:
+        async with library.AsyncClient() as injected, anyio.create_task_group() as tasks:
+            async with make_client(server, http_client=injected) as client:
+                tasks.start_soon(client.points_awaiting_fulfillment, "11138266")
+                while not server.heads:
+                    await anyio.lowlevel.checkpoint()
+            closed.set()
+        told = [entry.getMessage() for entry in caplog.records if "HTTP Request" in entry.getMessage()]
+        assert [f'HTTP Request: GET {server.url}/*** "HTTP/1.1 200 OK"'] == told
+    assert [] == logging.getLogger(library.__name__).filters
 
 
 async def test_an_injected_client_is_used_and_stays_open(library: Any) -> None:

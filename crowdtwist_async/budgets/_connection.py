@@ -78,6 +78,9 @@ class Connection:
             with anyio.fail_after(_PATIENCE):
                 granted, wait = await self._script(keys=[key], args=arguments)
         except (RedisError, OSError) as error:
+            if isinstance(error, ResponseError):
+                # It may be a replica by now, and the name lead elsewhere: the next try connects anew.
+                await self._redis.connection_pool.disconnect()
             return _problem(error)
         return granted, float(wait) / 1e6
 

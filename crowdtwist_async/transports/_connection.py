@@ -75,6 +75,19 @@ class Connection:
         self._note_socket()
 
     @property
+    def has_more(self) -> bool:
+        """
+        Whether more came than the reply: the next request would take it for its own.
+
+        What has not been read yet shows on the socket, which `is_usable` looks at.
+        """
+        wire: Any = self._wire
+        while wire is not None and not hasattr(wire, "_h11_state"):
+            inner = wire.connections if isinstance(wire, httpcore.AsyncConnectionPool) else [wire._connection]  # noqa: SLF001
+            wire = inner[0] if inner else None
+        return wire is None or bool(wire._h11_state.trailing_data[0])  # noqa: SLF001 - nothing public tells
+
+    @property
     def is_usable(self) -> bool:
         """Whether it is still open, as far as can be seen; one through a proxy opens itself again."""
         wire = self._wire

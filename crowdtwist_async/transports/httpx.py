@@ -84,7 +84,10 @@ class HttpxTransport:
         try:
             status, headers, response = await connection.ask(request)
             request.phase = "body"
-            return await _read(status, headers, response, self._max_body_bytes, connection.throw_away)
+            outcome, clean = await _read(
+                status, headers, response, self._max_body_bytes, connection.throw_away
+            )
+            return outcome, clean and not connection.has_more
         except Exception as error:  # noqa: BLE001 - raised further, its frames would show the key
             failure = _failure(error, request)
         if isinstance(failure, ConnectionFailedError):
