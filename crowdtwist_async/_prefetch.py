@@ -7,7 +7,6 @@ walk without prefetching; only where the counts say that pages are to come, they
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +14,6 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 import anyio
-import sniffio
 from anyio.abc import TaskGroup
 
 from crowdtwist_async._arguments import checked_integer
@@ -68,10 +66,7 @@ async def tasks_of_block() -> AsyncIterator[TaskGroup]:
 
 def cancelled_elsewhere() -> bool:
     """Whether a cancellation is that of another task: on asyncio, who awaits that gets it too."""
-    if anyio.current_effective_deadline() == -math.inf or sniffio.current_async_library() != "asyncio":
-        return False
-    task = asyncio.current_task()
-    return task is not None and not task.cancelling()
+    return anyio.current_effective_deadline() != -math.inf
 
 
 class _Coming(Generic[T]):
