@@ -422,6 +422,23 @@ async def test_closing_ends_what_waits() -> None:
     assert 1 == len(transport.requests)
 
 
+async def test_the_end_of_the_last_call_is_told() -> None:
+    """What is masked for calls under way is masked until then."""
+    transport = ScriptedTransport(hang)
+    sender = make_sender(transport)
+    told: list[int] = []
+    sender.when_idle = lambda: told.append(sender.under_way)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(sender.send, CALL, options())
+        await anyio.wait_all_tasks_blocked()
+        assert ([], 3) == (told, sender.under_way)
+        tasks.cancel_scope.cancel()
+
+    assert [0] == told
+
+
 async def test_logs_a_line_an_attempt_and_a_retry(caplog: pytest.LogCaptureFixture) -> None:
     """DEBUG has one line for each attempt, WARNING one for each retry; none names the user."""
     caplog.set_level(logging.DEBUG, "crowdtwist_async")
