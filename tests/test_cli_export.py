@@ -968,19 +968,20 @@ def test_a_signal_finishes_what_is_under_way(
     assert each_once() == stored(out)
 
 
-@pytest.mark.parametrize("output", ["out.jsonl", "-"])
+@pytest.mark.parametrize(("output", "flags"), [("out.jsonl", []), ("out.jsonl", ["--fresh"]), ("-", [])])
 def test_a_second_signal_leaves_what_is_under_way(
-    crowdtwist: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, output: str
+    crowdtwist: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, output: str, flags: list[str]
 ) -> None:
     """A file can be gone on with, standard output can't."""
     SignallingEmulator(monkeypatch, signal.SIGTERM, signal.SIGINT)
     monkeypatch.chdir(tmp_path)
 
     stopped = crowdtwist(
-        "export", "points", "--emulator", "-o", output, "--concurrency", 1, "--summary", "summary"
+        "export", "points", "--emulator", "-o", output, "--concurrency", 1, "--summary", "summary", *flags
     )
 
-    going_on = "" if output == "-" else ": the same command goes on with out.jsonl"
+    goes_on = f"the same command{' without --fresh' if flags else ''} goes on with out.jsonl"
+    going_on = "" if output == "-" else f": {goes_on}"
     summary = summary_in(Path("summary"))
     assert 130 == stopped.code
     assert stopped.err.endswith(f"{STOPPING}crowdtwist: interrupted{going_on}\n")

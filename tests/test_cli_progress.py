@@ -567,3 +567,13 @@ def test_the_summary_tells_what_is_not_zero(counts: dict[str, Any], expected: li
     assert expected == list(
         summary_of(ExportReport(**{"output": "out.jsonl", "endpoint": "points", "ids": 20, **counts}))
     )
+
+
+@pytest.mark.parametrize(
+    ("fresh", "command"), [(False, "The same command"), (True, "The same command without --fresh")]
+)
+def test_the_summary_names_the_command_that_goes_on(fresh: bool, command: str) -> None:
+    """With `--fresh` it would begin anew again."""
+    report = ExportReport("out.jsonl", "points", ids=20, status="stopped", members=3)
+    told = list(summary_of(report, fresh=fresh))
+    assert f"Stopped after 3 of 20 ids. {command} goes on with out.jsonl." == told[-1]
