@@ -15,9 +15,9 @@ MASK = "***"
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 _LEAST_PHONE_DIGITS = 7
 _MOST_LEVELS = 20
+"""Nesting beyond which an error's details are not kept: they must still be copied and pickled."""
 _LONGEST_NUMBER = 10**100
 """No id and no key is as long, and Python writes no number of thousands of digits."""
-"""Nesting beyond which an error's details are not kept: they must still be copied and pickled."""
 
 # A link may come with its `=`, `&` and `/` escaped by the server's JSON encoder.
 _KEY_IN_LINK = r"""(api_key(?:=|\\u003[dD]|%3[dD]))(?:[^&"'\\\s<>]|\\(?!u0026|u0022|["nrt]).)*"""

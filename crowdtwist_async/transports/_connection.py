@@ -79,7 +79,7 @@ class Connection:
         """
         Whether more came than the reply: the next request would take it for its own.
 
-        What has not been read yet shows on the socket, which `is_usable` looks at.
+        What has not been read yet shows on the socket, which `is_usable` looks at, but for TLS's own buffer.
         """
         wire: Any = self._wire
         while wire is not None and not hasattr(wire, "_h11_state"):
