@@ -13,13 +13,14 @@ server asked for: calls that are served later than their deadline would fail, an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import anyio
 from anyio.abc import TaskGroup
 
+from crowdtwist_async._keys import reading
 from crowdtwist_async._pager import Pager
 from crowdtwist_async._prefetch import cancelled_elsewhere, tasks_of_block
 from crowdtwist_async._progress import METER, RunStats
@@ -75,11 +76,12 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
     def __init__(
         self,
         call: Callable[[K], Any],
-        keys: Iterable[K] | AsyncIterable[K],
+        keys: AsyncIterator[K],
         concurrency: int,
         *,
         ordered: bool,
         sit_out_pause: Callable[[], Awaitable[None]],
+        stats: RunStats,
         tasks: TaskGroup,
     ) -> None:
         self.done = 0
@@ -90,9 +92,9 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         """Keys that are being worked on."""
         self.over = False
         """Set when the block is left."""
-        self._stats = RunStats()
+        self._stats = stats
         self._call = call
-        self._keys = aiter(keys) if isinstance(keys, AsyncIterable) else _OneByOne(keys)
+        self._keys = keys
         self._ordered = ordered
         self._concurrency = concurrency
         self._sit_out_pause = sit_out_pause
@@ -223,16 +225,11 @@ async def fanning_out(
     ordered: bool,
     sit_out_pause: Callable[[], Awaitable[None]],
 ) -> AsyncIterator[FanOut[K, V]]:
-    """
-    Run the workers as long as the block lasts; an error of the caller's own passes as it is.
-
-    Keys that are an async generator are closed with the block; other iterables stay the caller's.
-    """
-    # A generator that is left half-way would be closed some time later, by the event loop.
-    closing = aclosing(keys) if isinstance(keys, AsyncGenerator) else nullcontext()
-    async with closing, tasks_of_block() as tasks:
+    """Run the workers as long as the block lasts; an error of the caller's own passes as it is."""
+    stats = RunStats()
+    async with reading(keys, stats) as source, tasks_of_block() as tasks:
         run: FanOut[K, V] = FanOut(
-            call, keys, concurrency, ordered=ordered, sit_out_pause=sit_out_pause, tasks=tasks
+            call, source, concurrency, ordered=ordered, sit_out_pause=sit_out_pause, stats=stats, tasks=tasks
         )
         run.start_worker()
         try:
@@ -247,15 +244,3 @@ class _Begun(Generic[K]):
     def __init__(self, number: int, key: K) -> None:
         self.number = number
         self.key = key
-
-
-class _OneByOne(AsyncIterator[K]):
-    """Any iterable, as an async one."""
-
-    def __init__(self, keys: Iterable[K]) -> None:
-        self._keys = iter(keys)
-
-    async def __anext__(self) -> K:
-        for key in self._keys:
-            return key
-        raise StopAsyncIteration

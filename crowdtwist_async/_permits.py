@@ -13,7 +13,12 @@ import anyio
 
 from crowdtwist_async._budget import Budget, RateBudget
 from crowdtwist_async._retry import RATE_LIMIT_LEAST
-from crowdtwist_async.errors import APIStatusError, CrowdTwistError, RateLimitError
+from crowdtwist_async.errors import (
+    APIStatusError,
+    ConfigurationError,
+    CrowdTwistError,
+    RateLimitError,
+)
 
 logger = logging.getLogger("crowdtwist_async")
 _HOST_PAUSE_MOST = 30.0
@@ -59,7 +64,7 @@ class Permits:
         async with self._gate:
             if max(self.pause(), 0.0) >= left():
                 return False
-            while (seconds := max(await self._budget.reserve(), self.pause())) > 0:
+            while (seconds := max(await self._reserved(), self.pause())) > 0:
                 await self._sleep(seconds)
                 if self.pause() <= 0:
                     break
@@ -67,6 +72,18 @@ class Permits:
                 if self.pause() >= left():
                     return False
         return True
+
+    async def _reserved(self) -> float:
+        """
+        Seconds until the budget's next permit.
+
+        Raises:
+            ConfigurationError: They are no number: every comparison with it is false, so nothing would wait.
+        """
+        seconds = await self._budget.reserve()
+        if math.isnan(seconds):
+            raise ConfigurationError("the request budget's reserve() returned NaN: it must return seconds")
+        return seconds
 
     async def heed(self, error: CrowdTwistError, origin: str, longest: float) -> None:
         """

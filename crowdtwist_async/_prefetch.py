@@ -8,7 +8,7 @@ walk without prefetching; only where the counts say that pages are to come, they
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Generic, TypeVar
@@ -42,12 +42,15 @@ async def prefetching(route: Route[T], ahead: int) -> AsyncIterator[PageWalk[T]]
 
 
 @asynccontextmanager
-async def tasks_of_block() -> AsyncIterator[TaskGroup]:
+async def tasks_of_block(end: Callable[[], None] | None = None) -> AsyncIterator[TaskGroup]:
     """
-    A task group whose tasks are cancelled when its block is left.
+    A task group whose tasks end when its block is left.
 
     What the block raises passes as it is, not in the group that a task group would make of it, and
     is not lost to a cancellation that comes at the same time.
+
+    Args:
+        end: Makes the tasks end; by default they are cancelled.
     """
     failure: BaseException | None = None
     try:
@@ -58,7 +61,10 @@ async def tasks_of_block() -> AsyncIterator[TaskGroup]:
                 raise
             except BaseException as error:  # noqa: BLE001 - raised below, outside the task group
                 failure = error
-            tasks.cancel_scope.cancel()
+            (end or tasks.cancel_scope.cancel)()
+    except BaseExceptionGroup as group:
+        # A task ends in nothing but what is to end the program, a SystemExit say.
+        failure = group.exceptions[0]
     finally:
         if failure is not None:
             raise failure

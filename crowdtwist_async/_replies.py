@@ -18,6 +18,7 @@ from crowdtwist_async.errors import (
     CrowdTwistError,
     DecodeError,
     RateLimitError,
+    ResponseTooLargeError,
     ServerError,
     UnexpectedRedirectError,
     UserNotFoundError,
@@ -44,6 +45,10 @@ _SNIPPET_LENGTH = 200
 _SNIPPET_SOURCE = 4096
 _CHECK_KEY = "check the API key, the client id and the environment: sandboxes have keys of their own"
 _BOM = b"\xef\xbb\xbf"
+_MOST_VALUES = 250_000
+"""Values in a body; a page of 10 rewards has some 500. Making ten million blocks the loop for a second."""
+_BEFORE_VALUES = b",[{"
+_COUNTED_AT_ONCE = 2**18
 
 
 def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistError:
@@ -56,6 +61,8 @@ def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistE
         reply = reply._replace(body=reply.body[:_LARGEST_ERROR])
     if 300 <= reply.status < 400:
         return _redirect_error(reply, redact)
+    if _has_too_many_values(reply.body):
+        return ResponseTooLargeError(f"the body has more than {_MOST_VALUES:,} values; it was not decoded")
     body = _parsed(redact.links(reply.body))
     unreadable = isinstance(body, DecodeError)
     if not 200 <= reply.status < 300 or (not unreadable and _is_error_envelope(body, call)):
@@ -69,6 +76,18 @@ def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistE
         return call.decode(body, call)
     except DecodeError as error:
         return error.with_traceback(None)
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    """Whether decoding would make more than the limit: each value but one comes behind one of three bytes."""
+    values = 0
+    if len(body) > _MOST_VALUES:
+        for at in range(0, len(body), _COUNTED_AT_ONCE):
+            part = body[at : at + _COUNTED_AT_ONCE]
+            values += len(part) - len(part.translate(None, _BEFORE_VALUES))
+            if values > _MOST_VALUES:
+                return True
+    return False
 
 
 def _parsed(body: bytes) -> Any:

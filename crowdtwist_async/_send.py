@@ -9,6 +9,7 @@ traceback and the context of what was caught inside, whose frames may hold the k
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -26,6 +27,7 @@ from crowdtwist_async._replies import explain_refused_key, read_reply
 from crowdtwist_async._retry import RetryPolicy, delay_before_retry, explain_no_retry
 from crowdtwist_async._secrets import Redactor
 from crowdtwist_async._signing import explain_refusal
+from crowdtwist_async._waits import Waits
 from crowdtwist_async.errors import (
     AuthenticationError,
     ClientClosedError,
@@ -77,8 +79,6 @@ class Sender:
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.stats = stats or Stats()
-        self.closed = False
-        """Set when the client closes: calls that still wait end with it."""
         self.under_way = 0
         """Calls that have not ended."""
         self.when_idle: Callable[[], None] | None = None
@@ -91,13 +91,19 @@ class Sender:
         self._slots = anyio.Semaphore(max_in_flight, fast_acquire=True)
         self._permits = Permits(budget, self._clock, sleep)
         self._quota = RetryQuota()
+        self._waits = Waits()
         self._telemetry = telemetry
         if telemetry is not None:
             telemetry.watch(self._quota)
 
     async def sit_out_pause(self) -> None:
-        """Wait while the server wants no requests at all, which it says with a 429."""
-        await self._permits.sit_out_pause()
+        """Wait while the client is open and the server wants no requests at all, which it says with a 429."""
+        with self._waits.at_most(math.inf):
+            await self._permits.sit_out_pause()
+
+    def close(self) -> None:
+        """End the calls that wait, and let no other request be sent."""
+        self._waits.end()
 
     async def send(self, call: Call[T], options: Options) -> T:
         """
@@ -142,7 +148,7 @@ class Sender:
                 return outcome
             if isinstance(outcome, DeadlineExceededError) or progress.refused:
                 return outcome
-            with anyio.move_on_after(progress.left(self._clock())):
+            with self._waits.at_most(progress.left(self._clock())):
                 await self._permits.heed(outcome, call.base.origin, options.retry.max_retry_after)
             delay = self._delay(outcome, options, progress)
             if delay is None:
@@ -154,7 +160,8 @@ class Sender:
             if progress.record is not None:
                 progress.record.retried(outcome, progress.attempts, delay)
             if delay > 0:
-                await self._sleep(delay)
+                with self._waits.at_most(math.inf):
+                    await self._sleep(delay)
 
     def _delay(self, error: CrowdTwistError, options: Options, progress: Progress[T]) -> float | None:
         """The pause before the next attempt, or `None`: no next attempt."""
@@ -186,10 +193,10 @@ class Sender:
             if refusal is not None:
                 return refusal
             try:
+                if self._waits.over:
+                    return ClientClosedError(_CLOSED)
                 if self._permits.host_pause(call.base.origin) > 0:
                     continue
-                if self.closed:
-                    return ClientClosedError(_CLOSED)
                 refusal = await self._take_permit(progress)
                 if refusal is not None:
                     return refusal
@@ -203,7 +210,7 @@ class Sender:
         """Wait for the end of a pause that the host asked for; the error, if that is too late."""
         if not self._permits.has_pause(call.base.origin):
             return None
-        with anyio.move_on_after(progress.left(self._clock())):
+        with self._waits.at_most(progress.left(self._clock())):
             if not await self._permits.sit_out(call.base.origin, lambda: progress.left(self._clock())):
                 return progress.deadline_passed("before the end of a pause that the host asked for")
         return None
@@ -216,11 +223,13 @@ class Sender:
             return None
         started = self._clock()
         try:
-            with progress.in_line(), anyio.move_on_after(progress.left(started)) as waiting:
+            with progress.in_line(), self._waits.at_most(progress.left(started)) as waiting:
                 await self._slots.acquire()
         finally:
             progress.slot_seconds += self._clock() - started
         if waiting.cancelled_caught:
+            if self._waits.over:
+                return ClientClosedError(_CLOSED)
             return progress.deadline_passed(f"waiting for one of the max_in_flight slots: {_ADVICE}")
         return None
 
@@ -232,9 +241,9 @@ class Sender:
         if 0 < progress.left(started) <= self._permits.pause():
             return progress.deadline_passed(self._permits.pause_told())
         taken = False
-        with progress.in_line(), anyio.move_on_after(progress.left(started)):
+        with progress.in_line(), self._waits.at_most(progress.left(started)):
             try:
-                taken = await self._permits.take(lambda: self._left(progress))
+                taken = await self._permits.take(lambda: progress.left(self._clock()))
             except CrowdTwistError as error:
                 progress.refused = True
                 return error
@@ -246,21 +255,15 @@ class Sender:
         now = self._clock()
         for stats in progress.stats:
             stats.permit_seconds += now - started
-        if self.closed and not taken:
+        if self._waits.over:
             return ClientClosedError(_CLOSED)
         if not taken or progress.left(now) <= 0:
             return progress.deadline_passed(self._permits.pause_told() or _WAITED_FOR_A_PERMIT)
         return None
 
-    def _left(self, progress: Progress[T]) -> float:
-        """Seconds that a call in line has left: none, once the client is closed."""
-        return 0.0 if self.closed else progress.left(self._clock())
-
     async def _attempt(
         self, call: Call[T], options: Options, progress: Progress[T], redact: Redactor
     ) -> T | CrowdTwistError:
-        if self.closed:
-            return ClientClosedError(_CLOSED)
         started = self._clock()
         left = progress.left(started)
         request = call.request(self._settings, min(options.timeout, left))

@@ -92,7 +92,8 @@ class Session:
             self._closed = True
             return
         self._check_place()
-        self._closed = self._sender.closed = True
+        self._closed = True
+        self._sender.close()
         try:
             await self._transport.aclose()
         finally:

@@ -401,8 +401,8 @@ class CrowdTwistClient:
         Args:
             call: Takes a key; returns an awaitable, such as an endpoint coroutine's, or a
                 `Pager`, which is collected.
-            keys: Any iterable or async iterable. An async generator is closed with the block. Several
-                tasks read it in turn, so it can't hold a task group or a scope, a fan-out's included.
+            keys: Any iterable or async iterable. One task reads an async one, so an async generator may
+                hold a fan-out of its own, or a prefetch; it is closed with the block.
             concurrency: Keys at once, at most; by default the client's `max_in_flight`. No key is
                 begun while a call of the run waits for a slot or the budget.
             ordered: Give the outcomes in the order of the keys. One slow key holds up at most

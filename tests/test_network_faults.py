@@ -5,6 +5,7 @@ Every fault of the network on real sockets: its documented error, in time, and n
 from __future__ import annotations
 
 import gc
+import os
 import socket
 import ssl
 import time
@@ -273,6 +274,25 @@ async def test_reading_the_certificates_counts_as_connecting(
             carrier, url, lambda error: error.phase, timeout=0.02, retry=RetryPolicy(max_attempts=1)
         )
     assert Ended(RequestTimeoutError, "connect", True) == ended
+
+
+@over_our_own
+async def test_certificates_that_never_come_pass_no_deadline(
+    carrier: Carrier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads them is left behind; the next call has another."""
+    fifo = tmp_path / "ca.pem"
+    os.mkfifo(fifo)
+    monkeypatch.setenv("SSL_CERT_FILE", str(fifo))
+    try:
+        with silent_tls() as url, anyio.fail_after(30):
+            ended = await fail(
+                carrier, url, lambda error: error.phase, timeout=0.05, retry=RetryPolicy(max_attempts=1)
+            )
+        assert Ended(RequestTimeoutError, "connect", True) == ended
+    finally:
+        # Whoever reads from it finds its end.
+        os.close(os.open(fifo, os.O_RDWR))
 
 
 @over_our_own

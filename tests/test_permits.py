@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -20,6 +19,7 @@ from virtual import Stopwatch, TimedTransport, make_budget, virtual
 from crowdtwist_async import (
     Budget,
     ClientClosedError,
+    ConfigurationError,
     ConnectionFailedError,
     CrowdTwistError,
     DeadlineExceededError,
@@ -528,23 +528,75 @@ async def test_a_budget_that_can_t_reserve_is_told_without_its_text() -> None:
     assert [] == transport.requests
 
 
-async def test_closing_takes_no_permits_for_those_in_line() -> None:
-    """They end when the first of them has its own; nobody else who shares the budget waits for them."""
-    transport = ScriptedTransport()
-    sender, started = make_sender(transport, make_budget(60)), anyio.current_time()
+@pytest.mark.parametrize(
+    ("per_minute", "first"),
+    [
+        pytest.param(1, OK, id="permit"),
+        pytest.param(math.inf, status(429, retry_after="60"), id="429"),
+        pytest.param(math.inf, status(503, retry_after="20"), id="503"),
+        pytest.param(math.inf, status(500), id="retry"),
+    ],
+)
+async def test_closing_ends_every_wait_at_once(per_minute: float, first: Reply) -> None:
+    """Who waits would only find out later; and nobody else who shares the budget waits for their permits."""
+    reserved = []
+
+    class Counted(RateBudget):
+        async def reserve(self, n: int = 1, /) -> float:
+            reserved.append(n)
+            return await super().reserve(n)
+
+    transport = ScriptedTransport(first)
+    sender = make_sender(transport, Counted(per_minute, 1, clock=anyio.current_time))
+    errors: list[CrowdTwistError] = []
 
     async def call() -> None:
-        with suppress(ClientClosedError):
-            await sender.send(POINTS_CALL, with_deadline(None))
+        try:
+            await sender.send(POINTS_CALL, Options(10.0, None, RetryPolicy(initial=30.0, max_delay=30.0)))
+        except CrowdTwistError as error:
+            errors.append(error)
 
+    watch = Stopwatch()
     async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await anyio.sleep(0.5)
         for _ in range(20):
             tasks.start_soon(call)
         await anyio.sleep(0.5)
-        used = len(transport.requests)
-        sender.closed = True
-    assert used == len(transport.requests)
-    assert anyio.current_time() - started <= 2.0
+        sent, taken = len(transport.requests), len(reserved)
+        sender.close()
+    assert 1.0 == watch.seconds
+    assert (sent, taken) == (len(transport.requests), len(reserved))
+    assert {ClientClosedError} == {type(error) for error in errors}
+    assert len(errors) == 21 - (first is OK)
+    assert isinstance(await raised(lambda: sender.send(POINTS_CALL, PATIENT)), ClientClosedError)
+    assert sent == len(transport.requests)
+
+
+async def test_closing_ends_the_wait_for_a_pause_to_end() -> None:
+    """A fan-out that begins no key in a pause finds out that there will be no other."""
+    sender = make_sender(ScriptedTransport(status(429, retry_after="60")))
+    watch = Stopwatch()
+    assert isinstance(await raised(lambda: sender.send(POINTS_CALL, with_deadline(None))), RateLimitError)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sender.sit_out_pause)
+        await anyio.sleep(0.5)
+        sender.close()
+    await sender.sit_out_pause()
+    assert 0.5 == watch.seconds
+
+
+async def test_a_budget_that_promises_no_number_is_told() -> None:
+    """Every comparison with NaN is false, so it would pace nothing."""
+
+    class Odd(RateBudget):
+        async def reserve(self, n: int = 1, /) -> float:
+            return n * math.nan
+
+    transport = ScriptedTransport()
+    error = await raised(lambda: make_sender(transport, Odd(60)).send(POINTS_CALL, PATIENT))
+    assert (ConfigurationError, []) == (type(error), transport.requests)
+    assert "reserve() returned NaN: it must return seconds" in error.reason
 
 
 @pytest.mark.parametrize("kind", [TransportError, ConnectionFailedError])

@@ -30,6 +30,7 @@ from crowdtwist_async import (
     PointsAwaitingFulfillment,
     RateLimitError,
     Reply,
+    ResponseTooLargeError,
     Segment,
     ServerError,
     UnexpectedRedirectError,
@@ -870,6 +871,33 @@ def test_bottomless_nesting_is_refused(call: Call[Any], nested: bytes) -> None:
     assert error.reason.startswith("the body is nested too deeply")
     assert not error.retryable
     assert ServerError is type(read(call, 500, nested))
+
+
+@pytest.mark.parametrize("call", BY_ENDPOINT)
+@pytest.mark.parametrize(
+    ("unit", "values"),
+    [(b"{},", 2), (b"[],", 2), (b"0,", 1), (b"[" * 99 + b"]" * 99 + b",", 100)],
+    ids=["objects", "arrays", "numbers", "nested"],
+)
+def test_a_body_of_endless_values_is_not_decoded(call: Call[Any], unit: bytes, values: int) -> None:
+    """Making ten millions of them takes the event loop a second, and the memory of thirty bodies."""
+    count = 250_000 // values
+    several = b'{"%s":[%s0]}'
+    name = (call.endpoint.entries or "user_id").encode()
+    error = read(call, 200, several % (name, unit * count))
+    assert ResponseTooLargeError is type(error)
+    assert ("the body has more than 250,000 values; it was not decoded", False) == (
+        error.reason,
+        error.retryable,
+    )
+    assert isinstance(read(call, 200, several % (name, unit * (count - 2))), DecodeError)
+
+
+def test_a_long_text_is_not_taken_for_many_values() -> None:
+    """It is the values that cost."""
+    text = "x" * 300_000
+    page = read(REWARDS, 200, {"rewards": [], "paging": {}, "added": text})
+    assert text == page.raw["added"]
 
 
 @pytest.mark.parametrize("depth", [100, 400, 600], ids=str)

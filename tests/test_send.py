@@ -400,10 +400,10 @@ async def test_no_crash_report_finds_the_user_in_the_call() -> None:
 
 
 async def test_closing_ends_what_waits() -> None:
-    """A call that waits for a slot while the client closes sends nothing."""
+    """A call that waits for a slot while the client closes sends nothing; what is under way may end."""
     transport = ScriptedTransport(hang)
     sender = make_sender(transport, slots=1)
-    first = anyio.CancelScope()
+    first, waited = anyio.CancelScope(), anyio.Event()
 
     async def occupy() -> None:
         with first:
@@ -412,12 +412,16 @@ async def test_closing_ends_what_waits() -> None:
     async def wait() -> None:
         with pytest.raises(ClientClosedError, match="while this call waited"):
             await sender.send(CALL, options())
+        waited.set()
 
     async with anyio.create_task_group() as tasks:
         for work in (occupy, wait):
             tasks.start_soon(work)
             await anyio.wait_all_tasks_blocked()
-        sender.closed = True
+        sender.close()
+        with anyio.fail_after(5):
+            await waited.wait()
+        assert 1 == sender.under_way
         first.cancel()
     assert 1 == len(transport.requests)
 

@@ -10,7 +10,8 @@ import socket
 import ssl
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -143,6 +144,46 @@ async def test_what_comes_behind_a_reply_is_not_the_next_one(carrier: Carrier) -
             found = [await client.points_awaiting_fulfillment("7") for _ in range(3)]
         assert [40] * 3 == [points.total_points_awaiting_fulfillment for points in found]
         assert 2 == server.connections
+
+
+@over_our_own
+@pytest.mark.usefixtures("_trusted")
+async def test_what_comes_behind_a_reply_in_a_record_of_its_own_is_not_the_next_one(
+    carrier: Carrier, served_tls: Callable[..., ssl.SSLContext]
+) -> None:
+    """TLS may hold a record that nobody has read yet, where the socket shows nothing any more."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(POINTS)}\r\n\r\n".encode()
+
+    def two_records_at_once(exchange: Exchange) -> None:
+        with corked(exchange.connection):
+            exchange.send(head + POINTS, head + POINTS.replace(b"40", b"41"))
+
+    with WireServer(two_records_at_once, reply(), tls=served_tls()) as server:
+        async with open_client(carrier, server.url) as client:
+            found = [await client.points_awaiting_fulfillment("7") for _ in range(3)]
+        assert [40] * 3 == [points.total_points_awaiting_fulfillment for points in found]
+        assert 2 == server.connections
+
+
+@contextmanager
+def corked(connection: socket.socket) -> Iterator[None]:
+    """Let what is sent leave together."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    yield
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+
+@over_our_own
+@pytest.mark.usefixtures("_trusted")
+async def test_keeps_one_tls_connection_for_calls_in_turn(
+    carrier: Carrier, served_tls: Callable[..., ssl.SSLContext]
+) -> None:
+    """Looking for more than a reply takes nothing away."""
+    with WireServer(tls=served_tls()) as server:
+        async with open_client(carrier, server.url) as client:
+            for _ in range(20):
+                await client.points_awaiting_fulfillment("7")
+        assert 1 == server.connections
 
 
 @over_each
@@ -374,6 +415,18 @@ async def test_refuses_a_gzip_bomb(carrier: Carrier, status: str) -> None:
     act = reply(bomb(8 * SMALL), status, GZIPPED)
     error = await failure(carrier, act, max_body_bytes=SMALL)
     assert (ResponseTooLargeError, False) == (type(error), error.retryable)
+
+
+@over_our_own
+async def test_refuses_endless_members(carrier: Carrier) -> None:
+    """Each empty gzip member takes more time than its 20 bytes take to come."""
+    empty, body = gzip.compress(b""), gzip.compress(POINTS)
+    error = await failure(carrier, reply(empty * 1_000 + body, headers=GZIPPED))
+    assert (DecodeError, False) == (type(error), error.retryable)
+    assert "more than 1,000 members" in error.reason
+    with WireServer(reply(empty * 999 + body, headers=GZIPPED)) as server:
+        async with open_client(carrier, server.url) as client:
+            assert 7 == (await client.points_awaiting_fulfillment("7")).user_id
 
 
 @over_each

@@ -79,13 +79,15 @@ class Connection:
         """
         Whether more came than the reply: the next request would take it for its own.
 
-        What has not been read yet shows on the socket, which `is_usable` looks at, but for TLS's own buffer.
+        What the socket still holds, `is_usable` looks at when the next request comes.
         """
         wire: Any = self._wire
         while wire is not None and not hasattr(wire, "_h11_state"):
             inner = wire.connections if isinstance(wire, httpcore.AsyncConnectionPool) else [wire._connection]  # noqa: SLF001
             wire = inner[0] if inner else None
-        return wire is None or bool(wire._h11_state.trailing_data[0])  # noqa: SLF001 - nothing public tells
+        if wire is None or wire._h11_state.trailing_data[0]:  # noqa: SLF001 - nothing public tells
+            return True
+        return _holds_more(wire._network_stream.get_extra_info("ssl_object"))  # noqa: SLF001 - as above
 
     @property
     def is_usable(self) -> bool:
@@ -107,6 +109,19 @@ class Connection:
     def _note_socket(self) -> None:
         if self._trace is not None:
             self._socket, self._trace = self._trace.socket or self._socket, None
+
+
+def _holds_more(tls: ssl.SSLObject | None) -> bool:
+    """Whether TLS has taken more from the socket than was read, or the server's goodbye."""
+    if tls is None:
+        return False
+    try:
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLError:
+        return True
+    return True
 
 
 def _headers_of(response: httpcore.Response) -> dict[str, str]:

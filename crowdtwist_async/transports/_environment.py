@@ -73,7 +73,9 @@ class Trust:
             return None
         try:
             async with self._lock:
-                self._context = self._context or await anyio.to_thread.run_sync(tls_context)
+                if self._context is None:
+                    # Abandoned: a file that hangs must not hold up a call's deadline.
+                    self._context = await anyio.to_thread.run_sync(tls_context, abandon_on_cancel=True)
                 return self._context
         except OSError:
             return ConfigurationError(

@@ -1,0 +1,37 @@
+"""
+The waits of a client's calls, which all end when it closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import anyio
+
+
+class Waits:
+    """Every wait of a client's calls that is not for a reply."""
+
+    def __init__(self) -> None:
+        self.over = False
+        """Set when the client closes: nobody waits any more."""
+        self._scopes: set[anyio.CancelScope] = set()
+
+    @contextmanager
+    def at_most(self, seconds: float) -> Iterator[anyio.CancelScope]:
+        """Let a block wait for some seconds, or until the client closes; it is left then."""
+        with anyio.move_on_after(seconds) as scope:
+            if self.over:
+                scope.cancel()
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+    def end(self) -> None:
+        """End them all."""
+        self.over = True
+        for scope in tuple(self._scopes):
+            scope.cancel()
