@@ -88,7 +88,7 @@ class _InOneTask(AsyncIterator[K]):
         except BaseExceptionGroup as group:
             # A task group of the generator's puts even what ends it into a group.
             rest = group.split(GeneratorExit)[1]
-            if isinstance(rest, Exception):
+            if isinstance(rest, ExceptionGroup):
                 self.failure = rest
             elif rest is not None:
                 raise rest from None

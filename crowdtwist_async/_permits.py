@@ -21,6 +21,9 @@ from crowdtwist_async.errors import (
 )
 
 logger = logging.getLogger("crowdtwist_async")
+_NOT_A_NUMBER = "the request budget's reserve() returned NaN: it must return seconds"
+_LATE_AT_MOST = 0.05
+"""Seconds for which a permit that somebody gave up is as good as new: a task that slept can be as late."""
 _HOST_PAUSE_MOST = 30.0
 """Seconds of a 503's `Retry-After` that the other calls to its host wait at most."""
 
@@ -36,6 +39,8 @@ class Permits:
         self._sleep = sleep
         self._gate = anyio.Lock(fast_acquire=True)
         self._paused_until = -math.inf
+        self._promise = -math.inf
+        """When the budget's latest permit may be used, as long as nobody has."""
         self._host_paused_until: dict[str, float] = {}
 
     def take_at_once(self) -> bool:
@@ -52,38 +57,39 @@ class Permits:
         """
         Wait for a permit: first come, first served.
 
-        Only the head of the line reserves and sleeps, so a caller that is cancelled behind it
-        costs nothing, and one that is cancelled there one permit.
+        Only the head of the line reserves and sleeps, so a caller that is cancelled behind it costs
+        nothing. The permit of one that gives up there is the next one's: under load each of them has
+        little time left, and all permits would be lost.
 
         Args:
-            left: Seconds that the caller has left; none any more, if it is to take no permit.
+            left: Seconds that the caller has left.
 
         Returns:
             Whether it has one; a 429's pause that ends after the caller's time is not begun.
         """
         async with self._gate:
-            if max(self.pause(), 0.0) >= left():
-                return False
-            while (seconds := max(await self._reserved(), self.pause())) > 0:
-                await self._sleep(seconds)
+            while max(self.pause(), 0.0) < left():
+                if (seconds := max(await self._promised(), self.pause())) > 0:
+                    await self._sleep(seconds)
                 if self.pause() <= 0:
-                    break
+                    self._promise = -math.inf
+                    return True
                 # A 429 came in the meantime: this permit is from before its pause.
-                if self.pause() >= left():
-                    return False
-        return True
+        return False
 
-    async def _reserved(self) -> float:
+    async def _promised(self) -> float:
         """
-        Seconds until the budget's next permit.
+        Seconds until the permit that somebody gave up, or the budget's next.
 
         Raises:
             ConfigurationError: They are no number: every comparison with it is false, so nothing would wait.
         """
-        seconds = await self._budget.reserve()
-        if math.isnan(seconds):
-            raise ConfigurationError("the request budget's reserve() returned NaN: it must return seconds")
-        return seconds
+        if self._promise + _LATE_AT_MOST < self._clock():
+            seconds = await self._budget.reserve()
+            if math.isnan(seconds):
+                raise ConfigurationError(_NOT_A_NUMBER)
+            self._promise = self._clock() + seconds
+        return max(self._promise - self._clock(), 0.0)
 
     async def heed(self, error: CrowdTwistError, origin: str, longest: float) -> None:
         """
@@ -100,6 +106,7 @@ class Permits:
             if self.pause() <= 0:
                 logger.warning("the server wants no requests for %.1f s: it answered 429", seconds)
             self._paused_until = max(self._paused_until, self._clock() + seconds)
+            self._promise = -math.inf
             await self._penalize(seconds)
         elif isinstance(error, APIStatusError) and error.status == 503 and error.retry_after:
             until = self._clock() + min(error.retry_after, _HOST_PAUSE_MOST)

@@ -107,9 +107,10 @@ class Progress(Generic[T]):
         """Seconds until the deadline."""
         return math.inf if self.deadline is None else self.started + self.deadline - now
 
-    def deadline_passed(self, doing: str) -> DeadlineExceededError:
-        """The error for a deadline that passed while doing something."""
-        error = DeadlineExceededError(f"the deadline of {self.deadline} s passed {doing}")
+    def deadline_passed(self, doing: str, *, ahead: bool = False) -> DeadlineExceededError:
+        """The error for a deadline that passed while doing something, or would pass."""
+        verb = "would pass" if ahead else "passed"
+        error = DeadlineExceededError(f"the deadline of {self.deadline} s {verb} {doing}")
         error.last_error = self.last_error
         return error
 

@@ -23,6 +23,7 @@ from crowdtwist_async._permits import Permits
 from crowdtwist_async._progress import METER, Progress, Stats
 from crowdtwist_async._protocol import Call
 from crowdtwist_async._quota import RetryQuota
+from crowdtwist_async._reply_time import ReplyTime
 from crowdtwist_async._replies import explain_refused_key, read_reply
 from crowdtwist_async._retry import RetryPolicy, delay_before_retry, explain_no_retry
 from crowdtwist_async._secrets import Redactor
@@ -79,6 +80,8 @@ class Sender:
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.stats = stats or Stats()
+        self.waits = Waits()
+        """Those of the calls, which end when the client closes."""
         self.under_way = 0
         """Calls that have not ended."""
         self.when_idle: Callable[[], None] | None = None
@@ -91,19 +94,15 @@ class Sender:
         self._slots = anyio.Semaphore(max_in_flight, fast_acquire=True)
         self._permits = Permits(budget, self._clock, sleep)
         self._quota = RetryQuota()
-        self._waits = Waits()
+        self._reply_time = ReplyTime()
         self._telemetry = telemetry
         if telemetry is not None:
             telemetry.watch(self._quota)
 
     async def sit_out_pause(self) -> None:
         """Wait while the client is open and the server wants no requests at all, which it says with a 429."""
-        with self._waits.at_most(math.inf):
+        with self.waits.at_most(math.inf):
             await self._permits.sit_out_pause()
-
-    def close(self) -> None:
-        """End the calls that wait, and let no other request be sent."""
-        self._waits.end()
 
     async def send(self, call: Call[T], options: Options) -> T:
         """
@@ -148,7 +147,7 @@ class Sender:
                 return outcome
             if isinstance(outcome, DeadlineExceededError) or progress.refused:
                 return outcome
-            with self._waits.at_most(progress.left(self._clock())):
+            with self.waits.at_most(progress.left(self._clock())):
                 await self._permits.heed(outcome, call.base.origin, options.retry.max_retry_after)
             delay = self._delay(outcome, options, progress)
             if delay is None:
@@ -160,7 +159,7 @@ class Sender:
             if progress.record is not None:
                 progress.record.retried(outcome, progress.attempts, delay)
             if delay > 0:
-                with self._waits.at_most(math.inf):
+                with self.waits.at_most(math.inf):
                     await self._sleep(delay)
 
     def _delay(self, error: CrowdTwistError, options: Options, progress: Progress[T]) -> float | None:
@@ -193,7 +192,7 @@ class Sender:
             if refusal is not None:
                 return refusal
             try:
-                if self._waits.over:
+                if self.waits.over:
                     return ClientClosedError(_CLOSED)
                 if self._permits.host_pause(call.base.origin) > 0:
                     continue
@@ -210,9 +209,11 @@ class Sender:
         """Wait for the end of a pause that the host asked for; the error, if that is too late."""
         if not self._permits.has_pause(call.base.origin):
             return None
-        with self._waits.at_most(progress.left(self._clock())):
+        with self.waits.at_most(progress.left(self._clock())):
             if not await self._permits.sit_out(call.base.origin, lambda: progress.left(self._clock())):
-                return progress.deadline_passed("before the end of a pause that the host asked for")
+                return progress.deadline_passed(
+                    "before the end of a pause that the host asked for", ahead=True
+                )
         return None
 
     async def _take_slot(self, progress: Progress[T]) -> CrowdTwistError | None:
@@ -222,15 +223,18 @@ class Sender:
             self._slots.acquire_nowait()
             return None
         started = self._clock()
+        needed = self._reply_time.needed(progress.deadline)
         try:
-            with progress.in_line(), self._waits.at_most(progress.left(started)) as waiting:
+            with progress.in_line(), self.waits.at_most(progress.left(started) - needed) as waiting:
                 await self._slots.acquire()
         finally:
             progress.slot_seconds += self._clock() - started
         if waiting.cancelled_caught:
-            if self._waits.over:
+            if self.waits.over:
                 return ClientClosedError(_CLOSED)
-            return progress.deadline_passed(f"waiting for one of the max_in_flight slots: {_ADVICE}")
+            return progress.deadline_passed(
+                f"waiting for one of the max_in_flight slots: {_ADVICE}", ahead=needed > 0
+            )
         return None
 
     async def _take_permit(self, progress: Progress[T]) -> CrowdTwistError | None:
@@ -239,9 +243,10 @@ class Sender:
         if progress.left(started) > 0 and self._permits.take_at_once():
             return None
         if 0 < progress.left(started) <= self._permits.pause():
-            return progress.deadline_passed(self._permits.pause_told())
+            return progress.deadline_passed(self._permits.pause_told(), ahead=True)
         taken = False
-        with progress.in_line(), self._waits.at_most(progress.left(started)):
+        needed = self._reply_time.needed(progress.deadline)
+        with progress.in_line(), self.waits.at_most(progress.left(started) - needed):
             try:
                 taken = await self._permits.take(lambda: progress.left(self._clock()))
             except CrowdTwistError as error:
@@ -255,10 +260,13 @@ class Sender:
         now = self._clock()
         for stats in progress.stats:
             stats.permit_seconds += now - started
-        if self._waits.over:
+        if self.waits.over:
             return ClientClosedError(_CLOSED)
         if not taken or progress.left(now) <= 0:
-            return progress.deadline_passed(self._permits.pause_told() or _WAITED_FOR_A_PERMIT)
+            paused = self._permits.pause_told()
+            return progress.deadline_passed(
+                paused or _WAITED_FOR_A_PERMIT, ahead=bool(paused) or needed > 0
+            )
         return None
 
     async def _attempt(
@@ -273,10 +281,13 @@ class Sender:
         if progress.record is not None:
             progress.record.sent()
         reply = await self._exchange(request)
+        if isinstance(reply, Reply):
+            self._reply_time.note(self._clock() - started)
         if progress.record is not None:
             progress.record.answered(reply)
         if reply is None and left <= options.timeout:
-            return progress.deadline_passed(f"in an attempt (phase: {request.phase})")
+            in_line = f", after {progress.slot_seconds:.1f} s in line" if progress.slot_seconds > left else ""
+            return progress.deadline_passed(f"in an attempt (phase: {request.phase}){in_line}")
         ended = timeout_error(request) if reply is None else reply
         if logger.isEnabledFor(logging.DEBUG):
             _log_attempt(request, ended, progress, self._clock() - started)

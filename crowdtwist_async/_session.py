@@ -93,7 +93,7 @@ class Session:
             return
         self._check_place()
         self._closed = True
-        self._sender.close()
+        self._sender.waits.end()
         try:
             await self._transport.aclose()
         finally:

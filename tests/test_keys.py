@@ -195,7 +195,7 @@ async def test_what_ends_the_program_comes_as_itself(client: CrowdTwistClient, w
         await drain(client.fan_out(call, keys(), concurrency=2))
 
 
-async def walk(context: AbstractAsyncContextManager[AsyncIterator[object]]) -> list[object]:
+async def walk(context: AbstractAsyncContextManager[Prefetched[object]]) -> list[object]:
     """All rows."""
     async with context as rows:
         return [row async for row in rows]

@@ -138,13 +138,9 @@ async def test_a_budget_of_another_kind_gives_nothing_at_once() -> None:
     assert False is make_permits(Other(math.inf)).take_at_once()
 
 
-@pytest.mark.parametrize(
-    ("cancelled", "moments"),
-    [(1, [0.0, 2.0, 3.0]), (2, [0.0, 1.0, 2.0]), (3, [0.0, 1.0, 2.0])],
-    ids=["at the head", "behind the head", "at the end"],
-)
-async def test_cancelling_costs_a_permit_at_the_head_alone(cancelled: int, moments: list[float]) -> None:
-    """Only the head of the line has reserved, so only its cancellation delays those behind it."""
+@pytest.mark.parametrize("cancelled", [1, 2, 3], ids=["at the head", "behind the head", "at the end"])
+async def test_cancelling_costs_no_permit(cancelled: int) -> None:
+    """Only the head of the line has reserved, and what it gives up is the next one's."""
     permits, watch = make_permits(), Stopwatch()
     scopes = [anyio.CancelScope() for _ in range(4)]
     got: list[float] = []
@@ -160,16 +156,37 @@ async def test_cancelling_costs_a_permit_at_the_head_alone(cancelled: int, momen
             await checkpoint()
         await anyio.sleep(0.5)
         scopes[cancelled].cancel()
-    assert moments == got
+    assert [0.0, 1.0, 2.0] == got
 
 
-async def test_cancelling_the_whole_line_costs_one_permit() -> None:
-    """A hundred callers that give up together leave the budget as one of them would."""
+@pytest.mark.parametrize(
+    ("later", "moments"),
+    [(0.0, [1.0, 2.0]), (0.54, [1.04, 2.0]), (0.56, [2.0, 3.0])],
+    ids=["ahead", "late", "too late"],
+)
+async def test_cancelling_the_whole_line_costs_one_permit_at_most(later: float, moments: list[float]) -> None:
+    """What a hundred callers gave up together is used until it is 0.05 s old: kept, it would be a burst."""
     permits, watch = make_permits(), Stopwatch()
     with anyio.move_on_after(0.5):
         await take_in_line(permits, 100)
+    await anyio.sleep(later)
+    for moment in moments:
+        await permits.take()
+        assert moment == watch.seconds
+
+
+async def test_a_permit_that_was_given_up_is_used_once() -> None:
+    """And not by somebody who comes after the next 429."""
+    permits, watch = make_permits(), Stopwatch()
     await permits.take()
-    assert 2.0 == watch.seconds
+    with anyio.move_on_after(0.25):
+        await permits.take()
+    assert [0.75, 1.75, 2.75] == await take_in_line(permits, 3)
+    with anyio.move_on_after(0.25):
+        await permits.take()
+    await permits.heed(limited(7.0), POS, 120.0)
+    await permits.take()
+    assert 10.25 == watch.seconds
 
 
 @pytest.mark.parametrize(
@@ -564,7 +581,7 @@ async def test_closing_ends_every_wait_at_once(per_minute: float, first: Reply) 
             tasks.start_soon(call)
         await anyio.sleep(0.5)
         sent, taken = len(transport.requests), len(reserved)
-        sender.close()
+        sender.waits.end()
     assert 1.0 == watch.seconds
     assert (sent, taken) == (len(transport.requests), len(reserved))
     assert {ClientClosedError} == {type(error) for error in errors}
@@ -581,7 +598,7 @@ async def test_closing_ends_the_wait_for_a_pause_to_end() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(sender.sit_out_pause)
         await anyio.sleep(0.5)
-        sender.close()
+        sender.waits.end()
     await sender.sit_out_pause()
     assert 0.5 == watch.seconds
 
@@ -686,7 +703,7 @@ async def test_a_call_that_waits_for_the_end_of_a_429_in_vain_says_so(
     error = await raised(lambda: sender.send(POINTS_CALL, with_deadline(5.0)))
 
     assert (
-        "passed in a pause that the server asked for by a 429: call again when it is over, in 20.0 s"
+        "would pass in a pause that the server asked for by a 429: call again when it is over, in 20.0 s"
         in str(error)
     )
     assert (0, 0.0) == (error.attempts, round(error.elapsed or 0.0, 6))
