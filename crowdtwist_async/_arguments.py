@@ -33,7 +33,9 @@ def checked_user_id(user_id: object) -> str:
     problem = _user_id_problem(secret)
     if problem is not None:
         raise InvalidArgumentError(problem)
-    return str(secret.reveal())
+    revealed = secret.reveal()
+    # An enumeration of texts would write its name.
+    return str.__str__(revealed) if isinstance(revealed, str) else str(revealed)
 
 
 def _user_id_problem(secret: Secret) -> str | None:

@@ -3,6 +3,9 @@ Fetching pages before they are wanted: the same walk, over pages that are alread
 
 `PageWalk` still decides page by page, so the items, their order and the errors are those of the
 walk without prefetching; only where the counts say that pages are to come, they are asked for early.
+
+No page is asked for while another of the walk waits for a slot or for the request budget, as in a
+fan-out: pages that are served later than their deadline would end the walk.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from anyio.abc import TaskGroup
 
 from crowdtwist_async._arguments import checked_integer
 from crowdtwist_async._page_walk import PageWalk, Route, left_behind
+from crowdtwist_async._progress import METER, RunStats
 from crowdtwist_async._protocol import Call
 from crowdtwist_async._walk import Seen
 from crowdtwist_async.models import Page
@@ -94,6 +98,8 @@ class _Ahead(Generic[T]):
         self._tasks = tasks
         # A cancelled request is under way until its connection is closed.
         self._room = anyio.Semaphore(ahead, fast_acquire=True)
+        self._line = anyio.Lock(fast_acquire=True)
+        self._stats = RunStats()
         self._coming: dict[int, _Coming[T]] = {}
         self._last: int | None = None
         """The last page that the counts know of; `None` before the first page."""
@@ -150,9 +156,12 @@ class _Ahead(Generic[T]):
         return self._coming
 
     async def _fetch(self, call: Call[Page[T]], coming: _Coming[T]) -> None:
+        METER.set((*METER.get(), self._stats))
         try:
             with coming.scope:
                 async with self._room:
+                    async with self._line:
+                        await self._stats.until_none_waits()
                     coming.outcome = await self._route.fetch(call)
         except Exception as error:  # noqa: BLE001 - the walk raises it when it gets there
             coming.outcome = error

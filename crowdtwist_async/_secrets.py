@@ -13,6 +13,7 @@ from urllib.parse import quote, quote_plus
 MASK = "***"
 
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
+_ATS = ("&#64;", "&#x40;", "&commat;", "\\u0040")
 _LEAST_PHONE_DIGITS = 7
 _MOST_LEVELS = 20
 """Nesting beyond which an error's details are not kept: they must still be copied and pickled."""
@@ -130,7 +131,8 @@ def _echoes(user_id: str) -> list[str]:
     """The ways in which a server may echo a user id; a phone number without its punctuation too."""
     digits = re.sub(r"[^0-9]", "", user_id)
     is_phone = len(digits) >= _LEAST_PHONE_DIGITS and not re.search(r"[^0-9 ()+.-]", user_id)
-    forms = {*_forms(user_id), user_id.replace("+", " "), user_id.replace("@", "&#64;")}
+    forms = {*_forms(user_id), quote(quote(user_id, safe=""), safe=""), user_id.replace("+", " ")}
+    forms |= {user_id.replace("@", at) for at in _ATS}
     return sorted(forms | ({digits} if is_phone else set()), key=len, reverse=True)
 
 
@@ -146,7 +148,7 @@ def _whole(form: str) -> str:
 
 class LogRedaction(logging.Filter):
     """
-    Masks keys, and what follows the client's hosts in URLs, in the HTTP libraries' records while it is open.
+    Masks keys, headers and what follows the client's hosts in the HTTP libraries' records while it is open.
 
     A path names a user. Filters are not inherited by child loggers, so each of `_WIRE_LOGGERS` gets its own.
     """
@@ -161,8 +163,11 @@ class LogRedaction(logging.Filter):
         "hpack.hpack",
         "hpack.table",
     )
-    _PATH = re.compile(r"/users[/?][^\s\"'<>]+")
-    """In the records of HTTP/2's headers, which name no host."""
+    _BYTES = r"""(?:b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*")"""
+    _HEADER = re.compile(rf"\(({_BYTES}), {_BYTES}\)")
+    """A header of a reply in httpcore's records: a server may put a user into any, such as `Location`."""
+    _HEADERS = re.compile(_BYTES)
+    """In the records of HTTP/2's headers, which have them packed as well."""
 
     def __init__(self, redact: Redactor, origins: Iterable[str] = ()) -> None:
         super().__init__()
@@ -183,12 +188,17 @@ class LogRedaction(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep every record, with its text masked."""
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001 - the arguments don't fit the text: handlers know what to do about it
+            return True
         masked = self._redact(text)
         for url in self._urls:
             masked = url.sub(rf"\1/{MASK}", masked)
         if record.name.startswith("hpack"):
-            masked = self._PATH.sub(f"/{MASK}", masked)
+            masked = self._HEADERS.sub(f"b'{MASK}'", masked)
+        elif record.name.startswith("httpcore"):
+            masked = self._HEADER.sub(rf"(\1, b'{MASK}')", masked)
         if masked != text:
             record.msg, record.args = masked, ()
         return True

@@ -23,8 +23,8 @@ from crowdtwist_async._permits import Permits
 from crowdtwist_async._progress import METER, Progress, Stats
 from crowdtwist_async._protocol import Call
 from crowdtwist_async._quota import RetryQuota
-from crowdtwist_async._reply_time import ReplyTime
 from crowdtwist_async._replies import explain_refused_key, read_reply
+from crowdtwist_async._reply_time import ReplyTime
 from crowdtwist_async._retry import RetryPolicy, delay_before_retry, explain_no_retry
 from crowdtwist_async._secrets import Redactor
 from crowdtwist_async._signing import explain_refusal
@@ -264,9 +264,7 @@ class Sender:
             return ClientClosedError(_CLOSED)
         if not taken or progress.left(now) <= 0:
             paused = self._permits.pause_told()
-            return progress.deadline_passed(
-                paused or _WAITED_FOR_A_PERMIT, ahead=bool(paused) or needed > 0
-            )
+            return progress.deadline_passed(paused or _WAITED_FOR_A_PERMIT, ahead=bool(paused) or needed > 0)
         return None
 
     async def _attempt(

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 from conftest import KEY
 from scripted import ScriptedTransport, status
 
-from crowdtwist_async import CrowdTwistClient, CrowdTwistError, FanOut, RateBudget, Reply, Request
+from crowdtwist_async import CrowdTwistClient, CrowdTwistError, FanOut, Prefetched, RateBudget, Reply, Request
 from crowdtwist_async.emulator import Emulator
 
 pytestmark = pytest.mark.anyio

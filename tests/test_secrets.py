@@ -287,14 +287,38 @@ def test_records_of_the_wire_are_masked(
     assert [(), ()] == [record.args for record in caplog.records]
 
 
-def test_the_path_in_a_header_of_http2_is_masked(
-    redaction: LogRedaction, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its records name no host."""
+def test_the_headers_of_http2_are_masked(redaction: LogRedaction, caplog: pytest.LogCaptureFixture) -> None:
+    """Its records name no host, and have whole headers as they are packed."""
     caplog.set_level(logging.DEBUG)
-    logging.getLogger("hpack.hpack").debug("Adding %s=%s", b":path", b"/v2.1/users/a%40b.c/rewards?page=2")
+    logger = logging.getLogger("hpack.hpack")
+    logger.debug("Adding %s=%s", b":path", b"/v2.1/users/a%40b.c/rewards?page=2")
+    logger.debug("Decoding %s", b"\x82\x86set-cookie'\"member=a@b.c")
+    logger.debug("Decoded %s, consumed %d", (b"set-cookie", b"member=a@b.c"), 7)
 
-    assert ["Adding b':path'=b'/v2.1/***'"] == [record.getMessage() for record in caplog.records]
+    assert ["Adding b'***'=b'***'", "Decoding b'***'", "Decoded (b'***', b'***'), consumed 7"] == [
+        record.getMessage() for record in caplog.records
+    ]
+
+
+@pytest.mark.parametrize("name", ["httpcore.http11", "httpcore2.http11", "httpcore.http2"])
+def test_a_reply_s_headers_are_masked(
+    name: str, redaction: LogRedaction, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server may put a user into any of them."""
+    caplog.set_level(logging.DEBUG)
+    headers = [(b"Location", b"/login?next=/users/a%40b.c"), (b"Set-Cookie", b"it's=\"a@b.c\"; Path=/")]
+    logging.getLogger(name).debug("receive_response_headers.complete return_value=%s", (302, b"", headers))
+
+    told = "(302, b'', [(b'Location', b'***'), (b'Set-Cookie', b'***')])"
+    (record,) = caplog.records
+    assert f"receive_response_headers.complete return_value={told}" == record.getMessage()
+
+
+def test_a_record_whose_arguments_do_not_fit_is_left_to_its_handlers(redaction: LogRedaction) -> None:
+    """A filter that raises would raise where somebody logs."""
+    record = logging.LogRecord("httpx", logging.INFO, __file__, 1, "%d of %d", ("one",), None)
+    assert redaction.filter(record)
+    assert ("%d of %d", ("one",)) == (record.msg, record.args)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +458,16 @@ def test_digits_between_letters_are_no_phone_number() -> None:
 
 
 @pytest.mark.parametrize(
-    "echo", ["alice news@example.com", "alice+news&#64;example.com"], ids=["decoded plus", "escaped at"]
+    "echo",
+    [
+        "alice news@example.com",
+        "alice+news&#64;example.com",
+        "alice+news&#x40;example.com",
+        "alice+news&commat;example.com",
+        "alice+news\\u0040example.com",
+        "alice%252Bnews%2540example.com",
+    ],
+    ids=["decoded plus", "decimal", "hexadecimal", "by name", "JSON's", "encoded twice"],
 )
 def test_an_address_is_masked_as_forms_and_pages_change_it(echo: str) -> None:
     """A plus that was decoded once too often, and what hides addresses from robots."""
