@@ -52,6 +52,7 @@ from crowdtwist_async.cli import main
 from crowdtwist_async.cli._interrupt import Interruption
 from crowdtwist_async.cli._progress import ProgressDisplay
 from crowdtwist_async.emulator import Emulator, Fault
+from crowdtwist_async.export.formats.lines import LineWriter
 
 PATIENCE = 60.0
 STOPPING = "Stopping when the members under way are done. A second signal stops at once.\n"
@@ -600,7 +601,7 @@ def test_quiet_holds_for_the_logs_too(server: Emulator, ids: Path) -> None:
 def test_the_summary_is_json_too(export: Export, emulator: Emulator, tmp_path: Path) -> None:
     """For a scheduler: it replaces the one of the day before, and is the same for a complete export."""
     path = tmp_path / "summary.json"
-    path.write_text("yesterday's")
+    path.write_text('{"output": "yesterday')
 
     assert 0 == export("--summary", path).code
     first = summary_in(path)
@@ -624,7 +625,7 @@ def test_the_summary_is_json_too(export: Export, emulator: Emulator, tmp_path: P
 def test_a_failed_export_has_a_summary(export: Export, emulator: Emulator, tmp_path: Path) -> None:
     """One of an earlier run would mislead."""
     path = tmp_path / "summary.json"
-    path.write_text('{"status": "complete"}')
+    path.write_text('{"output": "out.jsonl", "status": "complete"}')
     emulator.script(None, Fault.status(403))
 
     assert 4 == export("--summary", path, "--concurrency", 1).code
@@ -680,6 +681,9 @@ def test_a_summary_tells_any_name(crowdtwist: Command, emulator: Emulator, tmp_p
         pytest.param("./out.jsonl.ledger.sqlite", "--summary names a file of .*", id="ledger"),
         pytest.param("out.jsonl.errors.jsonl", "--summary names a file of .*", id="errors"),
         pytest.param("ids.txt", "--summary names a file of the export itself: .*", id="ids"),
+        pytest.param(
+            "rows.csv", "--summary names .*/rows.csv, which is no summary: name another .*", id="rows"
+        ),
     ],
 )
 def test_a_summary_that_can_not_be_written_is_refused_before(
@@ -687,10 +691,51 @@ def test_a_summary_that_can_not_be_written_is_refused_before(
 ) -> None:
     """Not after a night of requests; and it replaces nothing that matters."""
     monkeypatch.chdir(ids.parent)
+    Path("rows.csv").write_text("requested_id,requested_id_type,")
 
     assert export("--ids", ids, "--summary", name).refused(2, sentence)
 
-    assert (["ids.txt"], 0) == ([path.name for path in ids.parent.iterdir()], emulator.stats.requests)
+    left = sorted(path.name for path in ids.parent.iterdir())
+    assert (["ids.txt", "rows.csv"], 0) == (left, emulator.stats.requests)
+
+
+def test_a_summary_is_written_into_no_output(
+    crowdtwist: Command, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder of parts is read as a table."""
+    monkeypatch.chdir(tmp_path)
+    ended = crowdtwist(
+        "export", "points", "--emulator", "-o", "out.parquet", "--summary", "out.parquet/summary.json"
+    )
+    assert ended.refused(2, "--summary names a file in the output: name one outside it")
+
+
+def test_a_summary_replaces_no_rows_that_came_meanwhile(
+    crowdtwist: Command, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Such as those of another shard."""
+    path = tmp_path / "out.1-of-2.jsonl"
+    write = LineWriter.finish
+
+    def finish(writer: LineWriter) -> None:
+        path.write_text('{"requested_id":"7"')
+        write(writer)
+
+    monkeypatch.setattr(LineWriter, "finish", finish)
+    ended = crowdtwist(
+        "export", "points", "--emulator", "-o", tmp_path / "o.jsonl", "--summary", path, "--quiet"
+    )
+    assert ended.refused(2, "--summary names .*out.1-of-2.jsonl, which is no summary: name another file")
+    assert '{"requested_id":"7"' == path.read_text()
+
+
+def test_rows_are_printed_in_any_locale(ids: Path) -> None:
+    """In UTF-8, as they are written to files."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = python_m("rewards", "--emulator", USER)
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=PATIENCE)
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert not done.stdout.decode().isascii()
 
 
 def test_a_summary_that_can_not_be_written_after_all_is_told(

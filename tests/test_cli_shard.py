@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sqlite3
 import subprocess
@@ -313,3 +314,15 @@ def test_a_killed_shard_goes_on_beside_the_others(
     assert 0 == crowdtwist("merge", output).code
     assert sum(count_of(emulator, "purchases", user) for user in members) == len(rows_of(output))
     assert len({str(row) for row in rows_of(output)}) == len(rows_of(output))
+
+
+def test_merging_prints_any_name(tmp_path: Path) -> None:
+    """Also that of a file that is no UTF-8."""
+    output = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jsonl")
+    for shard in ("0/2", "1/2"):
+        exporting = python_m("export", "points", "--emulator", "-o", output, "--shard", shard, "--quiet")
+        assert 0 == subprocess.run(exporting, capture_output=True, timeout=60, check=True).returncode
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(python_m("merge", output), env=environment, capture_output=True, timeout=60)
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert b"merged to " + os.fsencode(output) in done.stdout

@@ -49,7 +49,7 @@ from shards import LAST_DAY, contents, ledger_of_shard, rows_of, shard_made
 
 from crowdtwist_async import CrowdTwistError, Reply, Request
 from crowdtwist_async.emulator import Emulator
-from crowdtwist_async.errors import ConfigurationError, OutputLockedError
+from crowdtwist_async.errors import ConfigurationError, OutputLockedError, OutputMismatchError
 from crowdtwist_async.export import ExportReport, Shard, merge
 from crowdtwist_async.export import dask as export_dask
 from crowdtwist_async.export.dask import cluster as dask_cluster
@@ -59,6 +59,7 @@ from crowdtwist_async.export.dask.cluster import Spread
 from crowdtwist_async.export.dask.run import Run
 from crowdtwist_async.export.dask.total import Total
 from crowdtwist_async.export.ledger import Ledger
+from crowdtwist_async.export.shard import is_half_emptied, mark_half_emptied
 from crowdtwist_async.transports.aiohttp import AiohttpTransport
 
 PATIENCE = 60.0
@@ -870,3 +871,68 @@ def test_without_dask_the_extra_is_named(
     ended = crowdtwist("export", "points", "--ids", ids, "-o", tmp_path / "out.jsonl", "--dask", "local")
 
     assert ended.refused(2, re.escape("Dask needs more packages: pip install 'crowdtwist-async[dask]'"))
+
+
+def test_emptying_that_is_interrupted_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a shard that was not emptied yet has would pass for the new rows."""
+    emulator = Emulator(members=20, api_key=KEY)
+    output = tmp_path / "out.jsonl"
+    for index in range(2):
+        shard_made(emulator, output, Shard(index, 2))
+    emptied = export_dask._emptied
+
+    def interrupted(place: Path, endpoint: str, shard: Shard) -> None:
+        if shard.index == 1:
+            raise OutputLockedError("held")
+        emptied(place, endpoint, shard)
+
+    monkeypatch.setattr(dask_worker, "PATIENCE", 0.0)
+    monkeypatch.setattr(export_dask, "_emptied", interrupted)
+    with pytest.raises(OutputLockedError):
+        prepared(output, fresh=True)
+    assert 0 < len(rows_of(tmp_path / "out.1-of-2.jsonl"))
+
+    with pytest.raises(OutputMismatchError, match="begun anew with --dask and --fresh.* give that command"):
+        shard_made(emulator, output, Shard(1, 2))
+    with pytest.raises(OutputMismatchError, match="give that command again"):
+        merge(output)
+
+    monkeypatch.setattr(export_dask, "_emptied", emptied)
+    assert is_half_emptied(output)
+    assert {} == prepared(output, fresh=True)
+    assert not is_half_emptied(output)
+    assert [] == list(tmp_path.glob("out.?-of-2.jsonl"))
+
+
+def prepared(output: Path, *, fresh: bool) -> dict[Shard, Any]:
+    """What is known of two shards before they are exported."""
+
+    async def prepare() -> dict[Shard, Any]:
+        before, _ = await export_dask._prepared(output, 2, "purchases", anyio.Event(), fresh=fresh)
+        return before
+
+    return anyio.run(prepare)
+
+
+def test_a_command_without_fresh_goes_on_with_the_emptying(
+    on_dask: Command, api: Api, tmp_path: Path
+) -> None:
+    """As the sentence of one that was interrupted says."""
+    output = tmp_path / "out.jsonl"
+    assert 0 == on_dask(output, "--shards", 2).code
+    requests = api.stats.requests
+    mark_half_emptied(output)
+
+    assert (0, 2 * requests) == (on_dask(output).code, api.stats.requests)
+    assert not is_half_emptied(output)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.1-of-2.jsonl", "out.0-of-2.jsonl.ledger.sqlite"])
+def test_ids_in_a_file_that_a_shard_writes_are_refused(tmp_path: Path, name: str) -> None:
+    """They would be removed before they are read."""
+    ids = tmp_path / name
+    ids.write_text("1\n")
+    with pytest.raises(ConfigurationError, match=f"the ids are in .*/{name}, which this export writes"):
+        export_dask._check_apart(str(ids), tmp_path / "out.jsonl", 2)

@@ -151,7 +151,6 @@ def test_one_id_a_line(given: Given, way: str, text: bytes, expected: list[str],
         pytest.param(b'id\n"1\r\n2"\n', ["1\r\n2"], 0, id="an-id-with-a-newline-is-one"),
         pytest.param(b"name,id\nA\nB,2\n\nC,\n", ["2"], 3, id="short-rows"),
         pytest.param(b"id\na\x00b\n", ["a\x00b"], 0, id="nul"),
-        pytest.param(b"id,id\n1,2\n", ["1"], 0, id="the-first-of-two"),
         pytest.param(b"id\n", [], 0, id="header-alone"),
     ],
 )
@@ -533,3 +532,11 @@ def test_memory_does_not_grow_with_the_ids(given: Given, way: str) -> None:
         tracemalloc.stop()
 
     assert 2**20 > peak
+
+
+def test_a_column_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    """One of them would be left out without a word."""
+    path = tmp_path / "ids.csv"
+    path.write_text("id,name, id \n1,A,2\n")
+    with pytest.raises(ConfigurationError, match="names the column id twice: rename one of them$"):
+        read_ids(path, "id").count()

@@ -588,7 +588,8 @@ def test_a_shard_that_has_grown_is_told(kind: str, tmp_path: Path) -> None:
     shard = own(output, 3)
     shard.write_bytes(shard.read_bytes().replace(b"\n", b"\r\n") + b"\n")
 
-    with pytest.raises(OutputMismatchError, match="3-of-7.* is longer than its ledger says"):
+    helps = "export its shard with --fresh .fresh=True., and merge again$"
+    with pytest.raises(OutputMismatchError, match=f"3-of-7.* is longer than its ledger says: .*{helps}"):
         merge(output)
     assert not output.exists()
 

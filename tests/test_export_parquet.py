@@ -363,3 +363,16 @@ def test_without_pyarrow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(ConfigurationError, match=r"pip install 'crowdtwist-async\[parquet\]'$"):
         importlib.import_module("crowdtwist_async.export.formats.parquet")
+
+
+def test_a_part_that_was_added_to_a_complete_output_is_kept(path: Path) -> None:
+    """It may be the only copy of somebody's rows; an export that is not complete removes its own strays."""
+    exported(path, "a")
+    other = path.with_name("other.parquet")
+    exported(other, "b")
+    added = path / "part-000002.parquet"
+    (other / "part-000001.parquet").rename(added)
+
+    with pytest.raises(OutputMismatchError, match="part-000002.* does not name, though it was complete: put"):
+        opened(path)
+    assert added.exists()

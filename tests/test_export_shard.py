@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -460,3 +460,28 @@ async def test_the_ledger_names_the_shard(output: Path) -> None:
 
     state = dict(query(ledger_of_shard(output), "SELECT key, value FROM export_state"))
     assert ("2/7", LAST_DAY) == (state["shard"], state["date_end"])
+
+
+@pytest.mark.parametrize("pair", [(None, "0/2"), ("0/2", None), ("0/2", "1/3")], ids=str)
+def test_of_two_that_begin_at_the_same_moment_one_goes_on(
+    output: Path, monkeypatch: pytest.MonkeyPatch, pair: tuple[str | None, str | None]
+) -> None:
+    """Each looked before the other had a ledger; both would be complete, and every row there twice."""
+    shards = [None if text is None else Shard.of(text) for text in pair]
+    with monkeypatch.context() as before, ExitStack() as opened:
+        before.setattr("crowdtwist_async.export.target.check_split", lambda *_: None)
+        targets = [
+            opened.enter_context(closing(Target(str(output), "purchases", shard=shard))) for shard in shards
+        ]
+        before.undo()
+        refused = []
+        for target, shard in zip(targets, shards, strict=True):
+            try:
+                target.begin({"endpoint": "purchases"})
+            except OutputMismatchError as error:
+                refused.append((shard, str(error)))
+    [(shard, sentence)] = refused
+    assert "is made with" in sentence
+    [kept] = [other for other in shards if other != shard]
+    with closing(Target(str(output), "purchases", shard=kept)) as again:
+        again.begin({"endpoint": "purchases"})

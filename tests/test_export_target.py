@@ -404,3 +404,45 @@ def test_a_full_disk_at_the_errors_file_leaves_nothing_open(
     del caught
     gc.collect()
     assert [] == unraisable
+
+
+@pytest.mark.parametrize("way", ["symlink_to", "hardlink_to"])
+def test_a_running_export_is_safe_by_any_name(path: Path, way: str) -> None:
+    """A ledger lies beside a name, and an output may have several: rows would be torn, and both complete."""
+    if path.suffix == ".parquet":
+        way = "symlink_to"  # a folder has no hard links
+    other = path.with_name(f"other{path.suffix}")
+    with closing(opened(path)) as target:
+        commit(target, "a")
+        getattr(other, way)(path)
+        with pytest.raises(OutputLockedError, match=f"another export is writing .*other{path.suffix}"):
+            Target(str(other), "purchases", fresh=True)
+        commit(target, "b")
+        target.complete()
+    assert expected("a", "b") == stored(path)
+
+
+def test_a_name_that_is_too_long_for_the_files_beside_it_is_told(path: Path) -> None:
+    """SQLite itself says no more than that it is unable to open a file."""
+    longest = os.pathconf(path.parent, "PC_NAME_MAX") - len(".ledger.sqlite-journal")
+    fitting = path.with_name("x" * (longest - len(path.suffix)) + path.suffix)
+    exported(fitting, "a")
+    assert expected("a") == stored(fitting)
+    with pytest.raises(ConfigurationError, match=f"name has {longest + 1} bytes, .*: {longest} at most$"):
+        Target(str(fitting.with_name(f"x{fitting.name}")), "purchases")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_fresh_names_the_output_that_it_can_not_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """And not the ledger beside it."""
+    path = tmp_path / f"out.{suffix}"
+    exported(path, "a")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(StorageError, match=f"^.*/out.{suffix} can't be written: Permission denied"):
+        Target(str(path), "purchases", fresh=True)

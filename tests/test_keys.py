@@ -15,7 +15,16 @@ from anyio.lowlevel import checkpoint
 from conftest import KEY
 from scripted import ScriptedTransport, status
 
-from crowdtwist_async import CrowdTwistClient, CrowdTwistError, FanOut, Prefetched, RateBudget, Reply, Request
+from crowdtwist_async import (
+    CrowdTwistClient,
+    CrowdTwistError,
+    FanOut,
+    Prefetched,
+    Purchase,
+    RateBudget,
+    Reply,
+    Request,
+)
 from crowdtwist_async.emulator import Emulator
 
 pytestmark = pytest.mark.anyio
@@ -195,7 +204,7 @@ async def test_what_ends_the_program_comes_as_itself(client: CrowdTwistClient, w
         await drain(client.fan_out(call, keys(), concurrency=2))
 
 
-async def walk(context: AbstractAsyncContextManager[Prefetched[object]]) -> list[object]:
+async def walk(context: AbstractAsyncContextManager[Prefetched[Purchase]]) -> list[object]:
     """All rows."""
     async with context as rows:
         return [row async for row in rows]

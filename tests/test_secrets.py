@@ -306,7 +306,7 @@ def test_a_reply_s_headers_are_masked(
 ) -> None:
     """A server may put a user into any of them."""
     caplog.set_level(logging.DEBUG)
-    headers = [(b"Location", b"/login?next=/users/a%40b.c"), (b"Set-Cookie", b"it's=\"a@b.c\"; Path=/")]
+    headers = [(b"Location", b"/login?next=/users/a%40b.c"), (b"Set-Cookie", b'it\'s="a@b.c"; Path=/')]
     logging.getLogger(name).debug("receive_response_headers.complete return_value=%s", (302, b"", headers))
 
     told = "(302, b'', [(b'Location', b'***'), (b'Set-Cookie', b'***')])"

@@ -34,6 +34,8 @@ from crowdtwist_async.export.storage import remove_unfinished, replace_file, sto
 from crowdtwist_async.export.target import STANDARD_OUTPUT
 
 STANDARD_INPUT = "-"
+_BEGINS = b'{"output": '
+"""What every summary begins with."""
 
 
 @frozen(kw_only=True)
@@ -85,10 +87,13 @@ class ExportOptions:
         taken = [self.output, *(f"{own}{end}" for end in ("", ".ledger.sqlite", ".errors.jsonl"))]
         if str(path) in [os.path.realpath(other) for other in (*taken, self.ids) if other is not None]:
             raise ConfigurationError("--summary names a file of the export itself: name another")
+        if Path(os.path.realpath(self.output)) in path.parents:
+            raise ConfigurationError("--summary names a file in the output: name one outside it")
         if name == STANDARD_OUTPUT or (path.exists() and not path.is_file()):
             raise ConfigurationError(f"--summary takes the name of a file, which {name} is not")
         if not os.access(path.parent, os.W_OK):
             raise ConfigurationError(f"the folder of {name} is not there, or can't be written to")
+        _check_replaceable(path)
 
     def remove_unfinished_summary(self) -> None:
         """Remove what a kill left of an earlier run's; what can't be is told when the summary is written."""
@@ -156,7 +161,7 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
     try:
         report = await _watched(exporting, display, interruption)
     except (CrowdTwistError, OSError) as error:
-        with suppress(StorageError):  # the first error tells more
+        with suppress(StorageError, ConfigurationError):  # the first error tells more
             await _write_summary(options, display.report, "failed", str(error))
         raise
     if report is not None:
@@ -245,8 +250,26 @@ async def _write_summary(
     # Unlike msgspec, this takes the names of files that are no UTF-8.
     content = json.dumps(told.as_dict()).encode() + b"\n"
     name = options.summary
-    with storing(name):
-        await anyio.to_thread.run_sync(lambda: replace_file(_followed(name), iter([content])))
+
+    def replace() -> None:
+        with storing(name):
+            _check_replaceable(_followed(name))
+            replace_file(_followed(name), iter([content]))
+
+    await anyio.to_thread.run_sync(replace)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to write a summary over anything else: a shard's rows, for one."""
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(_BEGINS))
+    except OSError as error:
+        raise ConfigurationError(f"the summary {path} can't be read: {error.strerror}") from None
+    if not _BEGINS.startswith(begins):
+        raise ConfigurationError(f"--summary names {path}, which is no summary: name another file")
 
 
 def _followed(name: str) -> Path:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from crowdtwist_async.cli import COMPLETE, COMPLETE_WITH_FAILURES
+from crowdtwist_async.cli._output import show
 from crowdtwist_async.cli._values import Flag
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export import merge as merge_shards
@@ -28,16 +29,16 @@ def merge(output: str, *, fresh: Flag = False, max_failed: int = 0) -> int:
         "already_merged": f"{report.output} holds them already",
         "not_needed": f"all complete; readers take {report.output} as one table as it is",
     }[report.status]
-    print(
+    show(
         f"{report.endpoint}: {counted(report.shards, 'shard')}, {counted(report.members, 'member')},"
         f" {counted(report.rows, 'row')}: {done}."
     )
     counts = {"Unknown ids": report.not_found, "Members whose counts kept changing": report.drifted}
     told = [f"{name}: {number:,}." for name, number in counts.items() if number]
     if told:
-        print(" ".join(told))
+        show(" ".join(told))
     if report.failed:
-        print(
+        show(
             f"Failed members: {report.failed:,}. They are in {report.errors_file}; exporting their shards"
             " with --retry-failed tries them again."
         )

@@ -13,7 +13,7 @@ from crowdtwist_async.errors import StorageError
 
 def write(text: str) -> None:
     """
-    Write to standard output, at once.
+    Write to standard output, at once; in UTF-8, whatever the locale, with the names of files as they are.
 
     Raises:
         BrokenPipeError: Whoever read it has gone.
@@ -22,7 +22,11 @@ def write(text: str) -> None:
     if sys.stdout is None:
         raise StorageError("standard output is closed: open it, or send it to a file")
     try:
-        sys.stdout.write(text)
+        # A notebook's takes texts alone.
+        if (binary := getattr(sys.stdout, "buffer", None)) is None:
+            sys.stdout.write(text)
+        else:
+            binary.write(text.encode(errors="surrogateescape"))
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -252,6 +252,8 @@ def _cells(text: Iterable[str], column: str) -> Iterator[str]:
         raise ConfigurationError(
             f"the ids' first line names no column {column}: check --column, and that commas part the columns"
         )
+    if header.count(column) > 1:
+        raise ConfigurationError(f"the ids' first line names the column {column} twice: rename one of them")
     place = header.index(column)
     for row in rows:
         yield row[place] if place < len(row) else ""

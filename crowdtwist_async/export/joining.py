@@ -91,12 +91,13 @@ class _Lines:
         for path, ledger in shards():
             left = int(ledger.state()[BYTES])
             if not path.is_file():
-                raise changed(path, "is not there any more")
+                raise _shard_changed(path, "is not there any more")
             with path.open("rb") as file:
                 if (size := os.fstat(file.fileno()).st_size) != left:
-                    raise changed(path, f"is {'shorter' if size < left else 'longer'} than its ledger says")
+                    kind = "shorter" if size < left else "longer"
+                    raise _shard_changed(path, f"is {kind} than its ledger says")
                 if file.read(len(self._header)) != self._header:
-                    raise changed(path, "does not begin with its header")
+                    raise _shard_changed(path, "does not begin with its header")
                 left -= len(self._header)
                 while left > 0 and (some := file.read(min(left, _AT_ONCE))):
                     left -= len(some)
@@ -160,7 +161,7 @@ class _Database:
             f'INSERT INTO main."{self._table}" SELECT * FROM shard."{self._table}" ORDER BY rowid'  # noqa: S608
         ).rowcount
         if rows != ledger.totals().rows:
-            raise changed(path, _LACKS)
+            raise _shard_changed(path, _LACKS)
         connection.execute("INSERT INTO main.members SELECT * FROM shard.members")
         connection.execute("INSERT INTO main.failures SELECT * FROM shard.failures")
         connection.execute("COMMIT")
@@ -178,6 +179,10 @@ def _connected(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA main.journal_mode = OFF")
     connection.execute("PRAGMA main.synchronous = OFF")
     return connection
+
+
+def _shard_changed(path: Path, what: str) -> OutputMismatchError:
+    return changed(path, what, "export its shard with --fresh (fresh=True), and merge again")
 
 
 def _check_replaceable(path: Path, *, ours: bool, fresh: bool) -> None:
@@ -198,11 +203,13 @@ def check_parts(folder: Path, shards: Iterator[tuple[Path, Ledger]]) -> None:
         OutputMismatchError: It does not.
     """
     if not folder.is_dir():
-        raise changed(folder, "is not there any more")
+        raise _shard_changed(folder, "is not there any more")
     left = {part.name: part.stat().st_size for part in folder.glob("[!.]*.parquet")}
     for _, ledger in shards:
         for name, size in ledger.parts().items():
             if left.pop(name, None) != size:
-                raise changed(folder / name, "is not there any more, or in another size than its ledger says")
+                raise _shard_changed(
+                    folder / name, "is not there any more, or in another size than its ledger says"
+                )
     for name in left:
         raise foreign(folder / name, "is a part that no shard's ledger names, and would be read as one")

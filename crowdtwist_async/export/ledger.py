@@ -100,6 +100,7 @@ class Ledger:
         self._name = path or "the temporary ledger"
         self._place = place
         self._lock: int | None = None
+        self._is_new = True
         with storing(self._name):
             if path is None:
                 self._connection = self._connected(is_new=True)
@@ -107,7 +108,8 @@ class Ledger:
             was_there = path.exists()
             self._lock = lock(path, place)
             try:
-                self._connection = self._connected(is_new=is_new(path, self._lock, discard))
+                self._is_new = is_new(path, self._lock, discard)
+                self._connection = self._connected(is_new=self._is_new)
             except BaseException:
                 if not was_there and not os.fstat(self._lock).st_size:
                     path.unlink(missing_ok=True)
@@ -145,6 +147,11 @@ class Ledger:
         if found != "ok":
             raise changed(f"the ledger {self._path}", f"is damaged ({found.splitlines()[-1]})")
         check_version(version, str(SCHEMA_VERSION), f"the ledger {self._path}")
+
+    def remove_if_new(self) -> None:
+        """Remove it, if it has begun just now."""
+        if self._is_new and self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close it, without what is not committed, and let others in."""

@@ -18,7 +18,7 @@ from crowdtwist_async.export.formats.jsonl import BEGINS
 from crowdtwist_async.export.formats.lines import BYTES, TAIL, looks_ours
 from crowdtwist_async.export.joining import Shards, check_parts, joined_as
 from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger, Totals
-from crowdtwist_async.export.shard import LEDGER, Shard, check_split, shards_at
+from crowdtwist_async.export.shard import LEDGER, Shard, check_not_half_emptied, check_split, shards_at
 from crowdtwist_async.export.storage import difference, foreign, remove_file, replace_file, storing
 from crowdtwist_async.export.target import (
     ERRORS,
@@ -139,6 +139,7 @@ class _Shards:
         self._path = path
         self._all = _all_shards(path)
         check_split(path, self._all[0])
+        check_not_half_emptied(path)
         self._first = held.enter_context(_opened(path, self._all[0]))
         self._other = held.enter_context(ExitStack())
 

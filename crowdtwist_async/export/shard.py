@@ -18,6 +18,7 @@ from typing import Any
 from attrs import frozen
 
 from crowdtwist_async.errors import ConfigurationError, OutputMismatchError
+from crowdtwist_async.export.storage import PRIVATE, storing, sync_folder
 
 _HASH_BYTES = 4
 _MOST = 99_999
@@ -151,6 +152,42 @@ def check_mixture(output: object, counts: Mapping[int, str], whole: str | None, 
             f"{output} is made without --shard, as {whole} shows: go on without, move it away, or name"
             " another output"
         )
+
+
+def _mark(output: Path) -> Path:
+    return output.with_name(f".{output.name}.emptying")
+
+
+def is_half_emptied(output: Path) -> bool:
+    """Whether shards were being emptied when that was interrupted."""
+    return _mark(output).exists()
+
+
+def check_not_half_emptied(output: Path) -> None:
+    """
+    Refuse shards of which some are emptied and some are not.
+
+    Raises:
+        OutputMismatchError: They are such.
+    """
+    if is_half_emptied(output):
+        raise OutputMismatchError(
+            f"{output} was to be begun anew with --dask and --fresh, which was interrupted with some shards"
+            f" emptied: give that command again; or give each shard --fresh, and remove {_mark(output)}"
+        )
+
+
+def mark_half_emptied(output: Path) -> None:
+    """Note that shards are about to be emptied."""
+    with storing(_mark(output)):
+        _mark(output).touch(PRIVATE)
+        sync_folder(output.parent)
+
+
+def unmark_half_emptied(output: Path) -> None:
+    """Note that all of them are."""
+    with storing(_mark(output)):
+        _mark(output).unlink(missing_ok=True)
 
 
 def _whole_at(output: Path) -> Path | None:

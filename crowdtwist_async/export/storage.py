@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 from crowdtwist_async.errors import ConfigurationError, OutputLockedError, OutputMismatchError, StorageError
 
@@ -68,37 +69,60 @@ def lock(path: Path, place: str) -> int:
         OutputLockedError: Another export holds it.
         ConfigurationError: The system has no such locks.
     """
+    _locks()
+    with _LOCKING:
+        if path.exists() and _identity(path.stat()) in _LOCKED.values():
+            raise _locked(place)
+        return hold(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE), place)
+
+
+def hold(descriptor: int, place: object, *, alone: bool = True) -> int:
+    """
+    Lock a file, or a folder, that is open; it is closed if it can't be had.
+
+    Args:
+        descriptor: What to lock; `unlock` closes it.
+        place: What it belongs to, for the error.
+        alone: Whether nobody else may hold it; else others who say so may.
+
+    Raises:
+        OutputLockedError: Another export holds it.
+    """
+    locks = _locks()
+    with _LOCKING:
+        try:
+            locks.flock(descriptor, (locks.LOCK_EX if alone else locks.LOCK_SH) | locks.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise _locked(place) from None
+        _LOCKED[descriptor] = _identity(os.fstat(descriptor))
+    return descriptor
+
+
+def _locks() -> Any:
     try:
         import fcntl
     except ImportError:
         raise ConfigurationError(
             "exports to files lock them as Linux and macOS do: run it there, or write to -"
         ) from None
-    locked = OutputLockedError(f"another export is writing {place}: wait until it ends, or stop it")
-    with _LOCKING:
-        if path.exists() and _identity(path.stat()) in _LOCKED.values():
-            raise locked
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if not isinstance(error, BlockingIOError):
-                raise
-            raise locked from None
-        _LOCKED[descriptor] = _identity(os.fstat(descriptor))
-    return descriptor
+    return fcntl
+
+
+def _locked(place: object) -> OutputLockedError:
+    return OutputLockedError(f"another export is writing {place}: wait until it ends, or stop it")
 
 
 def unlock(descriptor: int) -> None:
     """Let others in; a forked child that does so of its parent's lock changes nothing."""
-    import fcntl
-
+    locks = _locks()
     with _LOCKING:
         if _LOCKED.pop(descriptor, None) is not None:
             # Closing alone lets nobody in as long as a program that is being started has a copy.
             with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                locks.flock(descriptor, locks.LOCK_UN)
             os.close(descriptor)
 
 
@@ -194,11 +218,11 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def changed(path: object, what: str) -> OutputMismatchError:
+def changed(
+    path: object, what: str, remedy: str = "give --fresh (fresh=True) to begin anew"
+) -> OutputMismatchError:
     """The refusal to go on with an output that is not as it was left."""
-    return OutputMismatchError(
-        f"{path} {what}: put it back as it was, or give --fresh (fresh=True) to begin anew"
-    )
+    return OutputMismatchError(f"{path} {what}: put it back as it was, or {remedy}")
 
 
 def foreign(path: object, what: str) -> OutputMismatchError:

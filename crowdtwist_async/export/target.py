@@ -18,7 +18,7 @@ from crowdtwist_async.export.formats.jsonl import BEGINS, StandardOutput
 from crowdtwist_async.export.formats.lines import looks_ours
 from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger
 from crowdtwist_async.export.rows import iso
-from crowdtwist_async.export.shard import LEDGER, Shard, check_split
+from crowdtwist_async.export.shard import LEDGER, Shard, check_not_half_emptied, check_split
 from crowdtwist_async.export.storage import foreign, remove_file, replace_file, storing
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Target:
     ) -> None:
         self.output = output
         """Where the rows are: those of a shard have a name of their own."""
+        self._split: tuple[Path, Shard | None] | None = None
         self._errors_path: Path | None = None
         self._remote_errors: RemoteErrors | None = None
         if disarm_formulas and not output.endswith(".csv"):
@@ -75,7 +76,10 @@ class Target:
             whole = checked_path(output)
             made = format_of(whole, disarm_formulas=disarm_formulas, shard=shard)
             check_split(whole, shard)
+            if not fresh:
+                check_not_half_emptied(whole)
             own = whole if shard is None else shard.beside(whole)
+            check_name(own)
             path = whole if made.is_folder else own
             place = output if shard is None else f"shard {shard} of {output}"
             self.output = output if path == whole else str(path)
@@ -87,9 +91,11 @@ class Target:
                 raise foreign(errors, "is there already, and was written by no export")
 
             def discard() -> None:
-                made.discard(path)
-                remove_file(errors)
+                with storing(path):
+                    made.discard(path)
+                    remove_file(errors)
 
+            self._split = whole, shard
             self.ledger = Ledger(ledger_path, place, discard if fresh else None)
             self.writer = made.writer(path, self.ledger, name)
 
@@ -108,7 +114,17 @@ class Target:
             ExportError: It was begun with other arguments, or can't be written.
         """
         self.ledger.begin(asked)
+        if self._split is not None:
+            self._check_split_again(*self._split)
         self.writer.recover()
+
+    def _check_split_again(self, whole: Path, shard: Shard | None) -> None:
+        """Look for what began at the same moment, now that it would see this export too."""
+        try:
+            check_split(whole, shard)
+        except OutputMismatchError:
+            self.ledger.remove_if_new()
+            raise
 
     @property
     def completed_at(self) -> datetime | None:
@@ -182,6 +198,21 @@ def check_apart(ids: Path | None, output: str, shard: Shard | None) -> None:
                     f"the ids are in {path}, which this export writes: copy them to a file of their own, or"
                     " name another output"
                 )
+
+
+def check_name(path: Path) -> None:
+    """
+    Check that the files beside an output can have its name.
+
+    Raises:
+        ConfigurationError: It is too long.
+    """
+    most = os.pathconf(path.parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    longest = most - len(f"{LEDGER}-journal")
+    if (length := len(os.fsencode(path.name))) > longest:
+        raise ConfigurationError(
+            f"the output's name has {length} bytes, and the files beside it take some more: {longest} at most"
+        )
 
 
 def failures_of(ledger: Ledger, id_type: str) -> Iterator[bytes]:

@@ -32,10 +32,16 @@ from crowdtwist_async.export.ids import read_ids
 from crowdtwist_async.export.ledger import Ledger, Totals
 from crowdtwist_async.export.plan import EXPORT_RATE
 from crowdtwist_async.export.report import ExportReport
-from crowdtwist_async.export.shard import LEDGER, Shard
+from crowdtwist_async.export.shard import (
+    LEDGER,
+    Shard,
+    is_half_emptied,
+    mark_half_emptied,
+    unmark_half_emptied,
+)
 from crowdtwist_async.export.source import Source
-from crowdtwist_async.export.storage import storing
-from crowdtwist_async.export.target import STANDARD_OUTPUT, Target, checked_path, has_content
+from crowdtwist_async.export.storage import lock, storing, unlock
+from crowdtwist_async.export.target import STANDARD_OUTPUT, Target, check_apart, checked_path, has_content
 from crowdtwist_async.export.threads import in_daemon_thread
 
 T = TypeVar("T")
@@ -136,7 +142,9 @@ async def export_on_dask(
     async with cluster_at(address) as client:
         spread = await spread_over(client, place, shards)
         await check_workers(client, id_file, place, order["sending"])
+        await to_thread(partial(_check_apart, id_file, place, spread.shards))
         stop = stop or anyio.Event()
+        fresh = fresh or await to_thread(partial(is_half_emptied, place))
         before, day = await _prepared(place, spread.shards, endpoint, stop, fresh=fresh)
         _share(order, spread, day)
         if announce is not None:
@@ -184,24 +192,52 @@ async def _prepared(
     """What the shards have that were begun before, and the last day that they were begun with."""
     before: dict[Shard, Totals] = {}
     day: str | None = None
-    for shard in (Shard(index, count) for index in range(count)):
-        if fresh:
-            # Here, once: a task that runs again must not begin anew.
-            await _patiently(partial(_emptied, place, endpoint, shard), stop)
-            continue
+    shards = [Shard(index, count) for index in range(count)]
+    if fresh:
+        await _empty(place, shards, endpoint, stop)
+        return before, day
+    for shard in shards:
         found = await _patiently(partial(_found, place, shard), stop)
         if found is not None:
             before[shard], day = found[0], found[1] or day
     return before, day
 
 
+async def _empty(place: Path, shards: list[Shard], endpoint: str, stop: anyio.Event) -> None:
+    """Empty all shards here, once: a task that runs again must not begin anew."""
+    for shard in shards:
+        await _patiently(partial(_check_unlocked, place, shard), stop)
+    # With some of them emptied, what the others have would pass for theirs.
+    await to_thread(partial(mark_half_emptied, place))
+    for shard in shards:
+        await _patiently(partial(_emptied, place, endpoint, shard), stop)
+    await to_thread(partial(unmark_half_emptied, place))
+
+
+def _check_unlocked(place: Path, shard: Shard) -> None:
+    path = _ledger_of(place, shard)
+    with storing(path):
+        if path.exists():
+            unlock(lock(path, f"shard {shard} of {place}"))
+
+
 def _emptied(place: Path, endpoint: str, shard: Shard) -> None:
     Target(str(place), endpoint, fresh=True, shard=shard).close()
 
 
-def _found(place: Path, shard: Shard) -> tuple[Totals, str | None] | None:
+def _check_apart(ids: str, place: Path, count: int) -> None:
+    """Refuse ids in a file that the export, or one of its shards, writes."""
+    for shard in (None, *(Shard(index, count) for index in range(count))):
+        check_apart(Path(ids), str(place), shard)
+
+
+def _ledger_of(place: Path, shard: Shard) -> Path:
     own = shard.beside(place)
-    ledger_path = own if place.suffix == ".sqlite" else own.with_name(f"{own.name}{LEDGER}")
+    return own if place.suffix == ".sqlite" else own.with_name(f"{own.name}{LEDGER}")
+
+
+def _found(place: Path, shard: Shard) -> tuple[Totals, str | None] | None:
+    ledger_path = _ledger_of(place, shard)
     if not has_content(ledger_path):
         return None
     with closing(Ledger(ledger_path, f"shard {shard} of {place}")) as ledger:

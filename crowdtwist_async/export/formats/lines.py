@@ -18,8 +18,10 @@ from crowdtwist_async.export.storage import (
     check_in_place,
     create,
     foreign,
+    hold,
     storing,
     sync_folder,
+    unlock,
     write_all,
 )
 
@@ -58,7 +60,8 @@ class LineWriter:
         """Cut the file to its committed bytes, or begin it."""
         self._committed = int(self._ledger.get(BYTES) or 0)
         with storing(self._path):
-            self._file = self._opened()
+            # The ledger's lock is by its name, and a file may have several.
+            self._file = hold(self._opened(), self._path)
             self._check_tail()
             sync_folder(self._path.parent)
             os.ftruncate(self._file, self._committed)
@@ -119,7 +122,7 @@ class LineWriter:
         """Close the file; a torn end stays until the next time."""
         if self._file != _CLOSED:
             with suppress(OSError):  # of a network's disk: what counts was synced
-                os.close(self._file)
+                unlock(self._file)
             self._file = _CLOSED
 
 
@@ -142,7 +145,12 @@ def discard_lines(path: Path, begins: bytes) -> None:
         return
     if not looks_ours(path, begins):
         raise foreign(path, "is no output of an export")
-    if path.is_symlink():
-        os.truncate(path, 0)  # the link stays
-    else:
-        path.unlink()
+    is_link = path.is_symlink()
+    held = hold(os.open(path, os.O_RDWR if is_link else os.O_RDONLY), path)
+    try:
+        if is_link:
+            os.ftruncate(held, 0)  # the link stays
+        else:
+            path.unlink()
+    finally:
+        unlock(held)

@@ -17,10 +17,19 @@ from typing import Any, BinaryIO
 
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export.formats import Format, Limits
-from crowdtwist_async.export.ledger import Ledger, Mark
+from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger, Mark
 from crowdtwist_async.export.rows import SCHEMA_VERSION, Kind, Row, columns, flatten
 from crowdtwist_async.export.shard import Shard
-from crowdtwist_async.export.storage import PRIVATE_FOLDER, changed, create, foreign, storing, sync_folder
+from crowdtwist_async.export.storage import (
+    PRIVATE_FOLDER,
+    changed,
+    create,
+    foreign,
+    hold,
+    storing,
+    sync_folder,
+    unlock,
+)
 
 try:
     import pyarrow as pa
@@ -76,6 +85,10 @@ class Names:
     def are_taken_by(self, name: str) -> bool:
         """Whether a file is in the way: to an export that has the folder for itself, all are."""
         return not self._others or self.are_own(name)
+
+    def held(self, folder: Path) -> int:
+        """Lock a folder, for its shards together: a ledger's lock is by name, and a folder may have two."""
+        return hold(os.open(folder, os.O_RDONLY), folder, alone=not self._others)
 
     def parts(self, folder: Path, known: Container[str] = ()) -> list[Path]:
         """The parts that an export wrote, unfinished ones included; in the folder no others may be."""
@@ -171,6 +184,7 @@ class ParquetWriter(PartWriter):
         self._names = names
         self._path = path
         self._next = 1
+        self._folder: int | None = None
 
     def recover(self) -> None:
         """Make the folder, remove parts that the ledger does not name, and check those that it names."""
@@ -180,15 +194,22 @@ class ParquetWriter(PartWriter):
         with storing(self._path):
             self._path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
             sync_folder(self._path.parent)
+            self._folder = self._names.held(self._path)
             found = self._names.parts(self._path, known)
             for part in found:
                 if part.name not in known:
-                    part.unlink()
+                    self._remove(part)
             sync_folder(self._path)
             sizes = {part.name: part.stat().st_size for part in found if part.exists()}
         if sizes != known:
             raise changed(self._path, "lacks a part that its ledger names, or has it in another size")
         self._next = self._names.next_number(known)
+
+    def _remove(self, part: Path) -> None:
+        """Remove what was not committed; with a complete output it is somebody's."""
+        if not part.name.startswith(".") and self._ledger.get(COMPLETED_AT) is not None:
+            raise changed(part, "is a part that its ledger does not name, though it was complete")
+        part.unlink()
 
     @property
     def _unfinished(self) -> Path:
@@ -214,6 +235,9 @@ class ParquetWriter(PartWriter):
             super().close()
             with suppress(OSError):
                 self._unfinished.unlink()
+        if self._folder is not None:
+            unlock(self._folder)
+            self._folder = None
 
 
 def is_ours(part: Path | BinaryIO) -> bool:
@@ -230,8 +254,12 @@ def _discard(names: Names, path: Path) -> None:
         return
     if not path.is_dir():
         raise foreign(path, "is no folder of an export")
-    for part in names.parts(path):
-        part.unlink()
+    held = names.held(path)
+    try:
+        for part in names.parts(path):
+            part.unlink()
+    finally:
+        unlock(held)
 
 
 def _is_taken(names: Names, path: Path) -> bool:
