@@ -134,9 +134,9 @@ class InjectedClientTransport:
     Sends over an `httpx.AsyncClient` or `httpx2.AsyncClient` that the user made; never closes it.
 
     Its pool, its proxies, its certificates and its event hooks are the user's. Redirects, cookies
-    and its own authentication are switched off on each request. Its pool should have as many
-    connections as the client's `max_in_flight`: a request that is cancelled while it waits in
-    httpcore's pool can block its place there for good.
+    and its own authentication are switched off on each request. Its pool should have more
+    connections than the client's `max_in_flight`: a request that is cancelled can block its place
+    in httpcore's pool for good, often while it waits there.
     """
 
     def __init__(self, client: Any, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
