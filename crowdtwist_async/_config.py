@@ -17,7 +17,7 @@ from crowdtwist_async._secrets import Secret
 from crowdtwist_async._signing import HmacKey
 from crowdtwist_async.errors import ConfigurationError
 
-_KEY = r"[\x21-\x7e]{1,4096}"
+KEY = r"[\x21-\x7e]{1,4096}"
 _ONE_LINE = "it must hold one line, the key alone, without a byte order mark (BOM)"
 _ENVIRONMENT = r"[a-z0-9]{0,20}-?"
 _LONGEST = 1e9
@@ -104,7 +104,7 @@ def _key_problem(secret: Secret) -> str | None:
         return f"api_key must be a str, not {type(key).__name__}"
     if not key:
         return "api_key is empty: give it, or set CROWDTWIST_API_KEY or CROWDTWIST_API_KEY_FILE"
-    if not re.fullmatch(_KEY, key):
+    if not re.fullmatch(KEY, key):
         return (
             "api_key holds a space, a line break or another character that no key has;"
             " is there a newline at its end?"
@@ -263,7 +263,7 @@ def _key_from_env(name: str) -> Secret | None:
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or f"it is no UTF-8 text: {_ONE_LINE}"
     else:
-        if re.fullmatch(_KEY, key.reveal()):
+        if re.fullmatch(KEY, key.reveal()):
             return key
         holds = "holds something else" if key.reveal() else "is empty"
         raise ConfigurationError(f"the file of CROWDTWIST_{name}_FILE {holds}: {_ONE_LINE}")

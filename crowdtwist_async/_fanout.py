@@ -22,8 +22,8 @@ from anyio.abc import TaskGroup
 
 from crowdtwist_async._keys import reading
 from crowdtwist_async._pager import Pager
-from crowdtwist_async._prefetch import cancelled_elsewhere, tasks_of_block
 from crowdtwist_async._progress import METER, RunStats
+from crowdtwist_async._tasks import cancelled_elsewhere, tasks_of_block
 from crowdtwist_async.errors import (
     AuthenticationError,
     ClientClosedError,

@@ -5,13 +5,13 @@ The keys of a fan-out: whatever they come from, one asynchronous iterator that i
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 import anyio
 
-from crowdtwist_async._prefetch import cancelled_elsewhere, tasks_of_block
 from crowdtwist_async._progress import METER, RunStats
+from crowdtwist_async._tasks import cancelled_elsewhere, tasks_of_block
 
 K = TypeVar("K")
 
@@ -21,11 +21,11 @@ async def reading(keys: Iterable[K] | AsyncIterable[K], stats: RunStats) -> Asyn
     """
     Give the keys as long as the block lasts.
 
-    Those of an async iterable are read by one task, as a generator's scopes and task groups belong to the
-    task that enters them. It closes a generator with the block; other iterables stay the caller's.
+    Those of an async generator are read by one task, as its scopes and task groups belong to the task that
+    enters them. That closes it with the block; other iterables stay the caller's.
     """
-    if not isinstance(keys, AsyncIterable):
-        yield _OneByOne(keys)
+    if not isinstance(keys, AsyncGenerator):
+        yield aiter(keys) if isinstance(keys, AsyncIterable) else _OneByOne(keys)
         return
     reader = _InOneTask(keys)
     async with tasks_of_block(reader.stop) as tasks:
@@ -50,12 +50,10 @@ class _OneByOne(AsyncIterator[K]):
 class _InOneTask(AsyncIterator[K]):
     """Reads one key whenever one is asked for, by one worker at a time."""
 
-    def __init__(self, keys: AsyncIterable[K]) -> None:
+    def __init__(self, keys: AsyncGenerator[K, Any]) -> None:
         self.failure: Exception | None = None
-        """What closing a generator raised."""
-        self._keys = aiter(keys)
-        # A generator that is left half-way would be closed some time later, by the event loop.
-        self._closing: Any = aclosing(keys) if isinstance(keys, AsyncGenerator) else nullcontext()
+        """What it raised when it was closed."""
+        self._keys = keys
         self._scope = anyio.CancelScope()
         self._reads = False
         self._over = False
@@ -83,7 +81,8 @@ class _InOneTask(AsyncIterator[K]):
         METER.set((*METER.get(), stats))
         try:
             with self._scope:
-                async with self._closing:
+                # Left half-way, it would be closed some time later, by the event loop.
+                async with aclosing(self._keys):
                     await self._read_all()
         except BaseExceptionGroup as group:
             # A task group of the generator's puts even what ends it into a group.
@@ -111,7 +110,9 @@ class _InOneTask(AsyncIterator[K]):
     async def _next(self) -> _Key[K] | Exception:
         try:
             return _Key(await anext(self._keys))
-        except Exception as error:  # noqa: BLE001 - raised to who asked
+        except Exception as error:
+            if self._over:
+                raise
             return error
         except anyio.get_cancelled_exc_class():
             if not cancelled_elsewhere():

@@ -22,8 +22,10 @@ from crowdtwist_async.errors import (
 
 logger = logging.getLogger("crowdtwist_async")
 _NOT_A_NUMBER = "the request budget's reserve() returned NaN: it must return seconds"
-_LATE_AT_MOST = 0.05
+_LATE_MOST = 0.01
 """Seconds for which a permit that somebody gave up is as good as new: a task that slept can be as late."""
+_AHEAD_MOST = 1.0
+"""Seconds ahead for which a permit of another budget is kept: that may be reset, and have earlier ones."""
 _HOST_PAUSE_MOST = 30.0
 """Seconds of a 503's `Retry-After` that the other calls to its host wait at most."""
 
@@ -53,7 +55,9 @@ class Permits:
             return False
         return self._budget.take_at_once()
 
-    async def take(self, left: Callable[[], float] = lambda: math.inf) -> bool:
+    async def take(
+        self, left: Callable[[], float] = lambda: math.inf, needed: Callable[[], float] = lambda: 0.0
+    ) -> bool:
         """
         Wait for a permit: first come, first served.
 
@@ -63,13 +67,19 @@ class Permits:
 
         Args:
             left: Seconds that the caller has left.
+            needed: Of these, seconds without which a permit is of no use.
 
         Returns:
             Whether it has one; a 429's pause that ends after the caller's time is not begun.
         """
         async with self._gate:
             while max(self.pause(), 0.0) < left():
-                if (seconds := max(await self._promised(), self.pause())) > 0:
+                seconds = max(await self._seconds_to_permit(), self.pause())
+                if seconds > 0 and seconds > (spare := left() - needed()):
+                    # The next may have more time; and a loop of calls that are refused at once would spin.
+                    await self._sleep(max(spare, 0.0))
+                    break
+                if seconds > 0:
                     await self._sleep(seconds)
                 if self.pause() <= 0:
                     self._promise = -math.inf
@@ -77,14 +87,15 @@ class Permits:
                 # A 429 came in the meantime: this permit is from before its pause.
         return False
 
-    async def _promised(self) -> float:
+    async def _seconds_to_permit(self) -> float:
         """
-        Seconds until the permit that somebody gave up, or the budget's next.
+        Take the permit that somebody gave up, or the budget's next; return the seconds until then.
 
         Raises:
             ConfigurationError: They are no number: every comparison with it is false, so nothing would wait.
         """
-        if self._promise + _LATE_AT_MOST < self._clock():
+        ahead = math.inf if type(self._budget) is RateBudget else _AHEAD_MOST
+        if not -_LATE_MOST <= self._promise - self._clock() <= ahead:
             seconds = await self._budget.reserve()
             if math.isnan(seconds):
                 raise ConfigurationError(_NOT_A_NUMBER)

@@ -11,7 +11,7 @@ fan-out: pages that are served later than their deadline would end the walk.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Generic, TypeVar
@@ -23,6 +23,7 @@ from crowdtwist_async._arguments import checked_integer
 from crowdtwist_async._page_walk import PageWalk, Route, left_behind
 from crowdtwist_async._progress import METER, RunStats
 from crowdtwist_async._protocol import Call
+from crowdtwist_async._tasks import cancelled_elsewhere, tasks_of_block
 from crowdtwist_async._walk import Seen
 from crowdtwist_async.models import Page
 
@@ -43,40 +44,6 @@ async def prefetching(route: Route[T], ahead: int) -> AsyncIterator[PageWalk[T]]
             yield walk
         finally:
             walk.over = True
-
-
-@asynccontextmanager
-async def tasks_of_block(end: Callable[[], None] | None = None) -> AsyncIterator[TaskGroup]:
-    """
-    A task group whose tasks end when its block is left.
-
-    What the block raises passes as it is, not in the group that a task group would make of it, and
-    is not lost to a cancellation that comes at the same time.
-
-    Args:
-        end: Makes the tasks end; by default they are cancelled.
-    """
-    failure: BaseException | None = None
-    try:
-        async with anyio.create_task_group() as tasks:
-            try:
-                yield tasks
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as error:  # noqa: BLE001 - raised below, outside the task group
-                failure = error
-            (end or tasks.cancel_scope.cancel)()
-    except BaseExceptionGroup as group:
-        # A task ends in nothing but what is to end the program, a SystemExit say.
-        failure = group.exceptions[0]
-    finally:
-        if failure is not None:
-            raise failure
-
-
-def cancelled_elsewhere() -> bool:
-    """Whether a cancellation is that of another task: on asyncio, who awaits that gets it too."""
-    return anyio.current_effective_deadline() != -math.inf
 
 
 class _Coming(Generic[T]):

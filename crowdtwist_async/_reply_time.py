@@ -1,5 +1,5 @@
 """
-How long replies take: whoever waits in line must have that much time left when it is served.
+How long replies take: in an overload, whoever waits in line must have that much time left when it is served.
 """
 
 from __future__ import annotations
@@ -7,19 +7,22 @@ from __future__ import annotations
 _SHARE = 0.125
 """What the latest reply counts for."""
 _DEVIATIONS = 2.0
+_REMEMBERED = 10.0
+"""Seconds for which an attempt that its deadline cut shows that there is an overload."""
 
 
 class ReplyTime:
     """
     A smoothed mean of the seconds that replies took, and of how far they strayed from it.
 
-    Without it an overload takes everybody's success: all are served in turn, each when its deadline is near,
-    and all of them too late.
+    In an overload it is what lets calls succeed: all are served in turn, each when its deadline is near, and
+    without it all of them too late. Otherwise it refuses nobody, however long a line is and replies were.
     """
 
     def __init__(self) -> None:
         self._mean = 0.0
         self._deviation = 0.0
+        self._overload_until = 0.0
 
     def note(self, seconds: float) -> None:
         """Take account of a reply."""
@@ -27,10 +30,16 @@ class ReplyTime:
         self._mean += _SHARE * stray
         self._deviation += _SHARE * (abs(stray) - self._deviation)
 
-    def needed(self, deadline: float | None) -> float:
+    def note_cut(self, now: float) -> None:
+        """Take account of an attempt that its deadline cut, after a wait in line."""
+        self._overload_until = now + _REMEMBERED
+
+    def needed(self, deadline: float | None, now: float) -> float:
         """
         Seconds to leave for a reply.
 
         Half of the deadline at most: whatever was learned, some are served, and what they meet is learned.
         """
-        return 0.0 if deadline is None else min(self._mean + _DEVIATIONS * self._deviation, deadline / 2)
+        if deadline is None or now >= self._overload_until:
+            return 0.0
+        return min(self._mean + _DEVIATIONS * self._deviation, deadline / 2)

@@ -164,9 +164,11 @@ class LogRedaction(logging.Filter):
         "hpack.table",
     )
     _BYTES = r"""(?:b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*")"""
-    _HEADER = re.compile(rf"\(({_BYTES}), {_BYTES}\)")
+    _PAIR = re.compile(rf"\(({_BYTES}), {_BYTES}\)")
     """A header of a reply in httpcore's records: a server may put a user into any, such as `Location`."""
-    _HEADERS = re.compile(_BYTES)
+    _REASON = re.compile(rf"(return_value=\({_BYTES}, [0-9]+, ){_BYTES}")
+    """What follows the status there."""
+    _ANY_BYTES = re.compile(_BYTES)
     """In the records of HTTP/2's headers, which have them packed as well."""
 
     def __init__(self, redact: Redactor, origins: Iterable[str] = ()) -> None:
@@ -196,9 +198,10 @@ class LogRedaction(logging.Filter):
         for url in self._urls:
             masked = url.sub(rf"\1/{MASK}", masked)
         if record.name.startswith("hpack"):
-            masked = self._HEADERS.sub(f"b'{MASK}'", masked)
+            masked = self._ANY_BYTES.sub(f"b'{MASK}'", masked)
         elif record.name.startswith("httpcore"):
-            masked = self._HEADER.sub(rf"(\1, b'{MASK}')", masked)
+            masked = self._PAIR.sub(rf"(\1, b'{MASK}')", masked)
+            masked = self._REASON.sub(rf"\1b'{MASK}'", masked)
         if masked != text:
             record.msg, record.args = masked, ()
         return True

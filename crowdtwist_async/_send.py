@@ -9,7 +9,7 @@ traceback and the context of what was caught inside, whose frames may hold the k
 from __future__ import annotations
 
 import logging
-import math
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -51,6 +51,8 @@ _ADVICE = (
     " concurrency"
 )
 _WAITED_FOR_A_PERMIT = f"waiting for a permit of the request budget: {_ADVICE}"
+_MOMENT = 0.001
+"""Seconds by which a timer and a clock may differ."""
 logger = logging.getLogger("crowdtwist_async")
 # A program that has not set up logging is not told of retries on its standard error.
 logger.addHandler(logging.NullHandler())
@@ -94,14 +96,15 @@ class Sender:
         self._slots = anyio.Semaphore(max_in_flight, fast_acquire=True)
         self._permits = Permits(budget, self._clock, sleep)
         self._quota = RetryQuota()
-        self._reply_time = ReplyTime()
+        self._reply_times: defaultdict[str, ReplyTime] = defaultdict(ReplyTime)
+        """By endpoint: one may take much longer than another."""
         self._telemetry = telemetry
         if telemetry is not None:
             telemetry.watch(self._quota)
 
     async def sit_out_pause(self) -> None:
         """Wait while the client is open and the server wants no requests at all, which it says with a 429."""
-        with self.waits.at_most(math.inf):
+        with self.waits.at_most():
             await self._permits.sit_out_pause()
 
     async def send(self, call: Call[T], options: Options) -> T:
@@ -159,7 +162,7 @@ class Sender:
             if progress.record is not None:
                 progress.record.retried(outcome, progress.attempts, delay)
             if delay > 0:
-                with self.waits.at_most(math.inf):
+                with self.waits.at_most():
                     await self._sleep(delay)
 
     def _delay(self, error: CrowdTwistError, options: Options, progress: Progress[T]) -> float | None:
@@ -223,19 +226,24 @@ class Sender:
             self._slots.acquire_nowait()
             return None
         started = self._clock()
-        needed = self._reply_time.needed(progress.deadline)
         try:
-            with progress.in_line(), self.waits.at_most(progress.left(started) - needed) as waiting:
+            with progress.in_line(), self.waits.at_most(progress.left(started)) as waiting:
                 await self._slots.acquire()
         finally:
             progress.slot_seconds += self._clock() - started
-        if waiting.cancelled_caught:
-            if self.waits.over:
-                return ClientClosedError(_CLOSED)
-            return progress.deadline_passed(
-                f"waiting for one of the max_in_flight slots: {_ADVICE}", ahead=needed > 0
-            )
-        return None
+        if self.waits.over and waiting.cancelled_caught:
+            return ClientClosedError(_CLOSED)
+        if not waiting.cancelled_caught:
+            if progress.left(self._clock()) >= self._needed(progress):
+                return None
+            self._slots.release()
+        return progress.deadline_passed(
+            f"waiting for one of the max_in_flight slots: {_ADVICE}", ahead=not waiting.cancelled_caught
+        )
+
+    def _needed(self, progress: Progress[Any]) -> float:
+        """Seconds that a call which was in line must have left."""
+        return self._reply_times[progress.call.endpoint.name].needed(progress.deadline, self._clock())
 
     async def _take_permit(self, progress: Progress[T]) -> CrowdTwistError | None:
         """Wait for a permit; the error, if there is none in time."""
@@ -245,10 +253,11 @@ class Sender:
         if 0 < progress.left(started) <= self._permits.pause():
             return progress.deadline_passed(self._permits.pause_told(), ahead=True)
         taken = False
-        needed = self._reply_time.needed(progress.deadline)
-        with progress.in_line(), self.waits.at_most(progress.left(started) - needed):
+        with progress.in_line(), self.waits.at_most(progress.left(started)):
             try:
-                taken = await self._permits.take(lambda: progress.left(self._clock()))
+                taken = await self._permits.take(
+                    lambda: progress.left(self._clock()), lambda: self._needed(progress)
+                )
             except CrowdTwistError as error:
                 progress.refused = True
                 return error
@@ -264,7 +273,8 @@ class Sender:
             return ClientClosedError(_CLOSED)
         if not taken or progress.left(now) <= 0:
             paused = self._permits.pause_told()
-            return progress.deadline_passed(paused or _WAITED_FOR_A_PERMIT, ahead=bool(paused) or needed > 0)
+            is_early = progress.left(now) > _MOMENT
+            return progress.deadline_passed(paused or _WAITED_FOR_A_PERMIT, ahead=bool(paused) or is_early)
         return None
 
     async def _attempt(
@@ -279,19 +289,25 @@ class Sender:
         if progress.record is not None:
             progress.record.sent()
         reply = await self._exchange(request)
-        if isinstance(reply, Reply):
-            self._reply_time.note(self._clock() - started)
         if progress.record is not None:
             progress.record.answered(reply)
         if reply is None and left <= options.timeout:
-            in_line = f", after {progress.slot_seconds:.1f} s in line" if progress.slot_seconds > left else ""
-            return progress.deadline_passed(f"in an attempt (phase: {request.phase}){in_line}")
+            return self._cut(progress, request, left)
         ended = timeout_error(request) if reply is None else reply
         if logger.isEnabledFor(logging.DEBUG):
             _log_attempt(request, ended, progress, self._clock() - started)
         if isinstance(ended, CrowdTwistError):
             return ended
+        self._reply_times[request.endpoint].note(self._clock() - started)
         return self._read(call, request, ended, redact)
+
+    def _cut(self, progress: Progress[Any], request: Request, left: float) -> DeadlineExceededError:
+        """The error of an attempt that the call's deadline cut; it may lack what the call was in line."""
+        in_line, after = progress.slot_seconds + progress.permit_seconds, ""
+        if in_line > left:
+            self._reply_times[request.endpoint].note_cut(self._clock())
+            after = f", after {in_line:.1f} s in line"
+        return progress.deadline_passed(f"in an attempt (phase: {request.phase}){after}")
 
     def _read(self, call: Call[T], request: Request, reply: Reply, redact: Redactor) -> T | CrowdTwistError:
         signed = request.signed

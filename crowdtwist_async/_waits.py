@@ -4,6 +4,7 @@ The waits of a client's calls, which all end when it closes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,8 +20,8 @@ class Waits:
         self._scopes: set[anyio.CancelScope] = set()
 
     @contextmanager
-    def at_most(self, seconds: float) -> Iterator[anyio.CancelScope]:
-        """Let a block wait for some seconds, or until the client closes; it is left then."""
+    def at_most(self, seconds: float = math.inf) -> Iterator[anyio.CancelScope]:
+        """Let a block wait for some seconds at most, and until the client closes; it is left then."""
         with anyio.move_on_after(seconds) as scope:
             if self.over:
                 scope.cancel()
@@ -30,8 +31,12 @@ class Waits:
             finally:
                 self._scopes.discard(scope)
 
+    def refuse(self) -> None:
+        """Let nobody wait any more."""
+        self.over = True
+
     def end(self) -> None:
         """End them all."""
-        self.over = True
+        self.refuse()
         for scope in tuple(self._scopes):
             scope.cancel()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from attrs import AttrsInstance, evolve, fields
 
@@ -106,14 +106,35 @@ def make_reward(**changes: Any) -> Reward:
     return evolve(_REWARD, **changes)
 
 
+@overload
+def make_page(*, number: int = ..., pages: int | None = ..., total: int | None = ...) -> Page[Purchase]: ...
+
+
+@overload
 def make_page(
-    items: Iterable[T] = (),
+    items: Iterable[T],
     *,
-    of: type[T] | None = None,
+    of: type[T] | None = ...,
+    number: int = ...,
+    pages: int | None = ...,
+    total: int | None = ...,
+) -> Page[T]: ...
+
+
+@overload
+def make_page(
+    *, of: type[T], number: int = ..., pages: int | None = ..., total: int | None = ...
+) -> Page[T]: ...
+
+
+def make_page(
+    items: Iterable[Any] = (),
+    *,
+    of: type[Any] | None = None,
     number: int = 1,
     pages: int | None = None,
     total: int | None = None,
-) -> Page[T]:
+) -> Page[Any]:
     """
     Make a page of purchases or of rewards, with the links and the body that a server would send.
 
@@ -124,9 +145,14 @@ def make_page(
         pages: How many pages there are; by default this is the last.
         total: How many entries there are; by default all other pages are full. The pages of one walk
             must agree on it, or the walk reports a drift.
+
+    Raises:
+        TypeError: The entries are not purchases alone, or rewards alone.
     """
     entries = tuple(items)
     kind = type(entries[0]) if entries else of or Purchase
+    if kind not in _ENTRIES or any(type(entry) is not kind for entry in entries):
+        raise TypeError("a page has purchases or rewards, all of one kind: make_purchase() or make_reward()")
     pages = (number if entries else 0) if pages is None else pages
     total = max(pages - 1, 0) * _PAGE_SIZE + len(entries) if total is None else total
     paging = {

@@ -5,6 +5,7 @@ The rules for a call's arguments: what is taken, what is refused before any requ
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -239,3 +240,13 @@ def test_other_answers_to_drift_are_refused(given: object) -> None:
     """A misspelt answer must not silently become another one."""
     with pytest.raises(InvalidArgumentError, match="^on_drift must be 'warn', 'raise' or 'ignore'$"):
         checked_on_drift(given)
+
+
+def test_a_member_of_an_enumeration_is_its_value() -> None:
+    """`str` would write its name, and nobody has that id."""
+
+    class Demo(str, Enum):  # noqa: UP042 - the older kind
+        ALICE = "10000001"
+
+    assert "10000001" == checked_user_id(Demo.ALICE)
+    assert str is type(checked_user_id(Demo.ALICE))

@@ -355,3 +355,52 @@ def test_faults_stand_in_a_list() -> None:
     """One alone is told so."""
     with pytest.raises(TypeError, match=r"^faults must be a list, such as \[Fault.status\(503\)\]$"):
         Emulator(faults=Fault.status(503))  # type: ignore[arg-type]  # the mistake
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda body: body["purchasse"].clear(), "KeyError('purchasse')"),
+        (lambda body: body["purchases"].clear(), "TypeError('it returned None, and not the body')"),
+        (lambda body: {"purchases": set(body)}, "TypeError("),
+    ],
+    ids=["raises", "returns nothing", "no JSON"],
+)
+def test_a_rewrite_that_fails_is_told(change: Callable[[Any], Any], told: str) -> None:
+    """A dead connection would be tried again, and the test that it is a mistake in would pass."""
+    got = reply(Emulator(faults=[Fault.rewrite(change)]))
+    assert 400 == got.status
+    [error] = json.loads(got.body)["error"]["errors"]
+    assert error["message"].startswith(f"the function of Fault.rewrite failed: {told}")
+
+
+@pytest.mark.parametrize("code", [204, 304])
+def test_what_has_no_body_is_sent_without_one(code: int) -> None:
+    """A server that sends one breaks the connection."""
+    got = reply(Emulator(faults=[Fault.status(code)]))
+    assert (code, b"") == (got.status, got.body)
+    with pytest.raises(ValueError, match=f"^a {code} has no body: leave body out$"):
+        Fault.status(code, body=b"{}")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Fault.drift(1.5), "added must be an int, not float"),  # type: ignore[arg-type]
+        (lambda: Fault.drift(True), "added must be an int, not bool"),
+        (lambda: Fault.rewrite(None), "change must be a function"),  # type: ignore[arg-type]
+        (lambda: Fault.rewrite(5), "change must be a function"),  # type: ignore[arg-type]
+        (lambda: Fault.status(503, reason=5), "reason must be a str, not int"),  # type: ignore[arg-type]
+        (lambda: Fault.status(503, user=["1"]), "user must be a str or an int, not list"),  # type: ignore[arg-type]
+        (lambda: Fault.status(503, headers={"a": 1}), "headers must be texts"),  # type: ignore[dict-item]
+        (lambda: Fault.status(503, headers={"a": "b\nc"}), "a header's name, or its value, has"),
+        (lambda: Fault.status(503, headers={"a b": "c"}), "a header's name, or its value, has"),
+        (lambda: Fault.delay("1"), "seconds must be a number"),  # type: ignore[arg-type]
+        (lambda: Fault.stall(1, "a"), "fraction must be from 0 to 1"),  # type: ignore[arg-type]
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_no_fault_can_be_made_of_is_refused(make: Callable[[], Fault], told: str) -> None:
+    """Where it is typed, and not in the middle of a reply."""
+    with pytest.raises((TypeError, ValueError), match=f"^{told}"):
+        make()

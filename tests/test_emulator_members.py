@@ -7,6 +7,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pytest
 
@@ -145,3 +146,22 @@ def test_arguments_that_make_no_program_are_refused(message: str, arguments: dic
     """They are refused when the emulator is made, not at the first request."""
     with pytest.raises(ValueError, match=message):
         Emulator(**arguments)  # type: ignore[arg-type]  # one of several types by name
+
+
+def test_a_member_is_found_by_an_int_too() -> None:
+    """As the client takes it; a type of ids that there is none of is named."""
+    emulator = Emulator(members=3)
+    first = Emulator.first_id
+    assert emulator.purchases_of(str(first)) == emulator.purchases_of(first)
+    assert emulator.rewards_of(str(first)) == emulator.rewards_of(first)
+    with pytest.raises(ValueError, match="^id_type must be one of email, "):
+        emulator.purchases_of(first, "emial")
+
+
+@pytest.mark.parametrize("key", [5, None, "", "a b", "clé"])
+def test_a_key_that_no_client_can_send_is_refused(key: Any) -> None:
+    """And what is no pair of keys."""
+    with pytest.raises(ValueError, match="^api_key must be a str of printable ASCII without a space$"):
+        Emulator(api_key=key)
+    with pytest.raises(TypeError, match="^signing must be an HmacKey"):
+        Emulator(signing=("public", "private"))  # type: ignore[arg-type]

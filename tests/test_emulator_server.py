@@ -302,3 +302,12 @@ def test_serve_runs_until_it_is_interrupted() -> None:
         rest = process.communicate(timeout=10)
 
     assert (200, ("", ""), 0) == (got.status_code, rest, process.returncode)
+
+
+def test_nothing_of_a_request_is_logged_at_the_lowest_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Below DEBUG uvicorn would log whole requests, for whoever wants to see everything of a program's own."""
+    caplog.set_level(1)
+    with EmulatorServer(Emulator(api_key=KEY)) as running:
+        httpx.get(f"{running.url}/v2.1/users/{USER}/rewards", params={"api_key": KEY}, trust_env=False)
+    told = [entry.getMessage() for entry in caplog.records if entry.name.startswith(("uvicorn", "asyncio"))]
+    assert not [text for text in told if KEY in text or USER in text]

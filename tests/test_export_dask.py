@@ -49,7 +49,12 @@ from shards import LAST_DAY, contents, ledger_of_shard, rows_of, shard_made
 
 from crowdtwist_async import CrowdTwistError, Reply, Request
 from crowdtwist_async.emulator import Emulator
-from crowdtwist_async.errors import ConfigurationError, OutputLockedError, OutputMismatchError
+from crowdtwist_async.errors import (
+    ConfigurationError,
+    OutputLockedError,
+    OutputMismatchError,
+    StorageError,
+)
 from crowdtwist_async.export import ExportReport, Shard, merge
 from crowdtwist_async.export import dask as export_dask
 from crowdtwist_async.export.dask import cluster as dask_cluster
@@ -59,7 +64,7 @@ from crowdtwist_async.export.dask.cluster import Spread
 from crowdtwist_async.export.dask.run import Run
 from crowdtwist_async.export.dask.total import Total
 from crowdtwist_async.export.ledger import Ledger
-from crowdtwist_async.export.shard import is_half_emptied, mark_half_emptied
+from crowdtwist_async.export.shard import mark_half_emptied
 from crowdtwist_async.transports.aiohttp import AiohttpTransport
 
 PATIENCE = 60.0
@@ -900,10 +905,27 @@ def test_emptying_that_is_interrupted_is_gone_on_with(
         merge(output)
 
     monkeypatch.setattr(export_dask, "_emptied", emptied)
-    assert is_half_emptied(output)
     assert {} == prepared(output, fresh=True)
-    assert not is_half_emptied(output)
     assert [] == list(tmp_path.glob("out.?-of-2.jsonl"))
+    assert "complete" == shard_made(emulator, output, Shard(0, 2)).status
+
+
+def test_emptying_that_removes_nothing_leaves_all_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first shard can't be emptied: nothing is between old and new."""
+    emulator = Emulator(members=20, api_key=KEY)
+    output = tmp_path / "out.jsonl"
+    for index in range(2):
+        shard_made(emulator, output, Shard(index, 2))
+
+    def refuse(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(export_dask, "_emptied", refuse)
+    with pytest.raises(StorageError):
+        prepared(output, fresh=True)
+    assert "merged" == merge(output).status
 
 
 def prepared(output: Path, *, fresh: bool) -> dict[Shard, Any]:
@@ -916,17 +938,20 @@ def prepared(output: Path, *, fresh: bool) -> dict[Shard, Any]:
     return anyio.run(prepare)
 
 
-def test_a_command_without_fresh_goes_on_with_the_emptying(
+def test_a_command_without_fresh_does_not_go_on_with_the_emptying(
     on_dask: Command, api: Api, tmp_path: Path
 ) -> None:
-    """As the sentence of one that was interrupted says."""
+    """Only who asks for it has rows removed."""
     output = tmp_path / "out.jsonl"
     assert 0 == on_dask(output, "--shards", 2).code
-    requests = api.stats.requests
+    before, requests = bytes_in(tmp_path), api.stats.requests
     mark_half_emptied(output)
 
-    assert (0, 2 * requests) == (on_dask(output).code, api.stats.requests)
-    assert not is_half_emptied(output)
+    refused = on_dask(output)
+    assert 1 == refused.code
+    assert "was interrupted with some shards emptied: give that command again" in refused.err
+    (tmp_path / ".out.jsonl.emptying").unlink()
+    assert (before, requests) == (bytes_in(tmp_path), api.stats.requests)
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.1-of-2.jsonl", "out.0-of-2.jsonl.ledger.sqlite"])

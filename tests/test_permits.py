@@ -161,11 +161,11 @@ async def test_cancelling_costs_no_permit(cancelled: int) -> None:
 
 @pytest.mark.parametrize(
     ("later", "moments"),
-    [(0.0, [1.0, 2.0]), (0.54, [1.04, 2.0]), (0.56, [2.0, 3.0])],
+    [(0.0, [1.0, 2.0]), (0.508, [1.008, 2.0]), (0.512, [2.0, 3.0])],
     ids=["ahead", "late", "too late"],
 )
 async def test_cancelling_the_whole_line_costs_one_permit_at_most(later: float, moments: list[float]) -> None:
-    """What a hundred callers gave up together is used until it is 0.05 s old: kept, it would be a burst."""
+    """What a hundred callers gave up together is used until it is 0.01 s old: kept, it would be a burst."""
     permits, watch = make_permits(), Stopwatch()
     with anyio.move_on_after(0.5):
         await take_in_line(permits, 100)

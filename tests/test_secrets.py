@@ -307,9 +307,10 @@ def test_a_reply_s_headers_are_masked(
     """A server may put a user into any of them."""
     caplog.set_level(logging.DEBUG)
     headers = [(b"Location", b"/login?next=/users/a%40b.c"), (b"Set-Cookie", b'it\'s="a@b.c"; Path=/')]
-    logging.getLogger(name).debug("receive_response_headers.complete return_value=%s", (302, b"", headers))
+    reply = (b"HTTP/1.1", 302, b"Found a@b.c", headers)
+    logging.getLogger(name).debug("receive_response_headers.complete return_value=%s", reply)
 
-    told = "(302, b'', [(b'Location', b'***'), (b'Set-Cookie', b'***')])"
+    told = "(b'HTTP/1.1', 302, b'***', [(b'Location', b'***'), (b'Set-Cookie', b'***')])"
     (record,) = caplog.records
     assert f"receive_response_headers.complete return_value={told}" == record.getMessage()
 

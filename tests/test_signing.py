@@ -768,7 +768,7 @@ async def test_nothing_of_a_signed_call_leaks(caplog: pytest.LogCaptureFixture) 
         sent = [headers_of(head)["x-ct-authorization"].rpartition(":")[2] for head in server.heads]
     shown = f"{caplog.text}{caught.value}{captured_locals(caught.value)}"
     assert "attempt 3" in caplog.text
-    assert "b'X-Got', b'CTApiV2Auth ***'" in caplog.text
+    assert "b'X-Got', b'***'" in caplog.text
     assert not leaks(shown)
     assert 4 == len(sent)
     assert not [signature for signature in sent if signature in shown]

@@ -169,3 +169,10 @@ async def test_a_reply_of_any_status() -> None:
         with pytest.raises(RateLimitError) as caught:
             await client.points_awaiting_fulfillment("7")
         assert ("slow_down", 7.0) == (caught.value.code, caught.value.retry_after)
+
+
+@pytest.mark.parametrize("entries", [[1], [make_purchase(), make_reward()]], ids=["no model", "both"])
+def test_a_page_is_of_one_kind(entries: list[Any]) -> None:
+    """The client would read no other."""
+    with pytest.raises(TypeError, match="^a page has purchases or rewards, all of one kind"):
+        make_page(entries)

@@ -5,6 +5,7 @@ The emulator itself: requests in, answers or faults out.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from crowdtwist_async._config import KEY
 from crowdtwist_async._signing import HmacKey
 from crowdtwist_async.emulator.access import admits
 from crowdtwist_async.emulator.answers import Answer, begin, deliver, refusal
@@ -30,6 +32,14 @@ if TYPE_CHECKING:
     from crowdtwist_async.client import CrowdTwistClient
 
 _OF_ITSELF = ("/openapi.json", "/docs")
+
+
+def _check_keys(api_key: object, signing: object) -> None:
+    """Refuse keys that no client could send."""
+    if not isinstance(api_key, str) or not re.fullmatch(KEY, api_key):
+        raise ValueError("api_key must be a str of printable ASCII without a space")
+    if not isinstance(signing, HmacKey | None):
+        raise TypeError("signing must be an HmacKey: HmacKey(public_key, private_key)")
 
 
 class Emulator:
@@ -58,7 +68,8 @@ class Emulator:
         sleep: Waits for the seconds of a delay; the default works on asyncio and trio.
 
     Raises:
-        ValueError: One of the numbers can't be; the text begins with the argument's name.
+        ValueError: One of the numbers, or a key, can't be; the text begins with the argument's name.
+        TypeError: `signing` is no `HmacKey`.
     """
 
     first_id = FIRST_ID
@@ -86,6 +97,7 @@ class Emulator:
         check_count(keep_requests, "keep_requests")
         if not is_integer(seed):
             raise ValueError("seed must be an integer")
+        _check_keys(api_key, signing)
         self.api_key = api_key
         self.signing = signing
         self._wall_clock = wall_clock
@@ -158,18 +170,19 @@ class Emulator:
         """
         return self._program.members.ids(id_type)
 
-    def purchases_of(self, user_id: str, id_type: str = "id") -> int:
+    def purchases_of(self, user_id: str | int, id_type: str = "id") -> int:
         """
         How many purchases a walk over all pages of a member yields.
 
         Raises:
             LookupError: Nobody has this id.
+            ValueError: There is no such type of ids.
         """
         return self._program.history(self._index(user_id, id_type)).count
 
     def rewards_of(
         self,
-        user_id: str,
+        user_id: str | int,
         include_soldout: bool = False,  # noqa: FBT001, FBT002 - the name of the API's own flag
         id_type: str = "id",
     ) -> int:
@@ -178,6 +191,7 @@ class Emulator:
 
         Raises:
             LookupError: Nobody has this id.
+            ValueError: There is no such type of ids.
         """
         return len(self._program.rewards(self._index(user_id, id_type), include_soldout=include_soldout))
 
@@ -215,8 +229,9 @@ class Emulator:
         # In a thread: files are read, the first time.
         return await anyio.to_thread.run_sync(read)
 
-    def _index(self, user_id: str, id_type: str) -> int:
-        index = self._program.members.find(user_id, id_type)
+    def _index(self, user_id: str | int, id_type: str) -> int:
+        self.member_ids(id_type)  # refuses a type that there is none of
+        index = self._program.members.find(str(user_id), id_type)
         if index is None:
             raise LookupError("no member has this id")
         return index
@@ -236,7 +251,7 @@ class Emulator:
         if fault.kind in ("truncate", "stall"):
             await self._send_partly(reply, fault, asked, send)
         else:
-            await self._send(fault.rewritten(reply), asked, send)
+            await self._send(fault.rewritten(reply, call), asked, send)
 
     def _answer(self, call: Call) -> Answer:
         return answer(call, self._program, self._admits)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypedDict, Unpack, cast, get_args
@@ -22,6 +23,15 @@ GATEWAY_PAGE = b"<html><head><title>Sign in</title></head><body>Please sign in.<
 
 _UNFIT: dict[Kind, tuple[str | None, ...]] = {"drift": (POINTS, None), "rewrite": (None,)}
 """The endpoints that have no rows to shift, or no JSON to rewrite."""
+
+_WITHOUT_BODY = (204, 304)
+_TYPES: tuple[tuple[str, Any, str], ...] = (
+    ("body", bytes | None, "bytes"),
+    ("added", int, "an int"),
+    ("reason", str | None, "a str"),
+    ("user", str | None, "a str or an int"),
+)
+_HEADER = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\r\n\0]*"
 
 _REASONS = {403: "invalid_auth", 405: "not_supported", 429: "rate_limit_exceeded"}
 
@@ -43,7 +53,20 @@ class _Chosen(TypedDict, total=False):
 def _chosen(limits: Limits) -> _Chosen:
     """The limits, with the id as a request has it."""
     user = limits.get("user")
-    return cast("_Chosen", {**limits, "user": None if user is None else str(user)})
+    return cast("_Chosen", {**limits, "user": str(user) if type(user) is int else user})
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _encoded(headers: Mapping[Any, Any]) -> Headers:
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not value.isascii():
+            raise TypeError("headers must be texts by their names, of ASCII alone")
+        if not re.fullmatch(_HEADER, f"{name}: {value}"):
+            raise ValueError("a header's name, or its value, has a character that none can have")
+    return tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -71,14 +94,22 @@ class Fault:
             raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}")
         if self.endpoint not in (None, POINTS, REWARDS, PURCHASES):
             raise ValueError(f"endpoint must be {POINTS}, {REWARDS} or {PURCHASES}")
-        if not 0.0 <= self.fraction <= 1.0:
+        if not is_share(self.fraction):
             raise ValueError("fraction must be from 0 to 1")
-        if not 0.0 <= self.seconds < math.inf:
-            raise ValueError("seconds can't be negative or endless")
-        if not isinstance(self.body, bytes | None):
-            raise TypeError(f"body must be bytes, not {type(self.body).__name__}")
+        if not _is_number(self.seconds) or not 0.0 <= self.seconds < math.inf:
+            raise ValueError("seconds must be a number that is not negative or endless")
         if type(self.code) is not int or not 100 <= self.code <= 999:
             raise ValueError("code must be an int from 100 to 999")
+        self._check_types()
+
+    def _check_types(self) -> None:
+        for name, kinds, told in _TYPES:
+            if not isinstance(value := getattr(self, name), kinds) or isinstance(value, bool):
+                raise TypeError(f"{name} must be {told}, not {type(value).__name__}")
+        if self.kind == "rewrite" and not callable(self.change):
+            raise TypeError("change must be a function that takes the decoded body and returns another")
+        if self.body and self.code in _WITHOUT_BODY:
+            raise ValueError(f"a {self.code} has no body: leave body out")
 
     def __repr__(self) -> str:
         shown = [part for part in fields(self) if part.repr and getattr(self, part.name) != part.default]
@@ -112,8 +143,7 @@ class Fault:
         named = dict(headers or {})
         if retry_after is not None:
             named["retry-after"] = str(retry_after)
-        encoded = tuple((name.lower().encode(), value.encode()) for name, value in named.items())
-        return cls("status", code=code, body=body, headers=encoded, reason=reason, **_chosen(limits))
+        return cls("status", code=code, body=body, headers=_encoded(named), reason=reason, **_chosen(limits))
 
     @classmethod
     def not_json(cls, body: bytes = GATEWAY_PAGE, **limits: Unpack[Limits]) -> Fault:
@@ -152,7 +182,11 @@ class Fault:
 
     @classmethod
     def rewrite(cls, change: Callable[[Any], Any], **limits: Unpack[Limits]) -> Fault:
-        """Answer with what `change` returns for the decoded body of the right reply."""
+        """
+        Answer with what `change` returns for the decoded body of the right reply.
+
+        Where it raises, or returns nothing, the answer is a 400 that says so.
+        """
         return cls("rewrite", change=change, **_chosen(limits))
 
     def fits(self, call: Call) -> bool:
@@ -163,6 +197,8 @@ class Fault:
 
     def reply(self, call: Call) -> Answer:
         """The reply of a `status` fault."""
+        if self.code in _WITHOUT_BODY:
+            return Answer(self.code, b"", self.headers)
         if self.body is None:
             reason = self.reason or _REASONS.get(self.code) or _general_reason(self.code)
             return refusal(call.endpoint, self.code, reason, "Emulated fault.", self.headers)
@@ -171,11 +207,18 @@ class Fault:
         guessed = JSON_TYPE if self.body.lstrip()[:1] in (b"{", b"[") else HTML_TYPE
         return Answer(self.code, self.body, guessed + self.headers)
 
-    def rewritten(self, answer: Answer) -> Answer:
+    def rewritten(self, answer: Answer, call: Call | None = None) -> Answer:
         """The reply of a `rewrite` fault; an error reply is rewritten as well."""
         if self.change is None:
             return answer
-        return replace(answer, body=json.dumps(self.change(json.loads(answer.body))).encode())
+        try:
+            changed = self.change(json.loads(answer.body))
+            if changed is None:
+                raise TypeError("it returned None, and not the body")
+            return replace(answer, body=json.dumps(changed).encode())
+        except Exception as error:  # noqa: BLE001 - a mistake in a test must not pass for a broken connection
+            told = f"the function of Fault.rewrite failed: {error!r}"
+            return refusal(call.endpoint if call else None, 400, "invalid", told)
 
     def cut(self, body: bytes) -> int:
         """How many bytes are sent before the pause or the cut: never all of them."""

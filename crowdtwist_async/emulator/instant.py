@@ -144,7 +144,7 @@ class _InstantSession(Session):
     def discard(self) -> None:
         """Close; nothing is connected, so there is nothing to await."""
         if self._sender is not None and not self._closed:
-            self._sender.waits.over = True
+            self._sender.waits.refuse()
             self._let_go()
         self._closed = True
 

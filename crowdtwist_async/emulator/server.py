@@ -15,11 +15,17 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
-import uvicorn
 from anyio import CancelScope
 from anyio.to_thread import run_sync
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
+
+try:
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+    from uvicorn.server import ServerState
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "the emulator's server needs uvicorn: pip install 'crowdtwist-async[cli]'", name=error.name
+    ) from error
 
 from crowdtwist_async.emulator.app import Emulator
 
@@ -120,12 +126,20 @@ class _State(ServerState):
     is_ending = False
 
 
+class _Config(uvicorn.Config):
+    """Without what logs whole requests where a program has its loggers at the level of uvicorn's TRACE."""
+
+    def load(self) -> None:
+        super().load()
+        self.loaded_app = self.app
+
+
 class _Server(uvicorn.Server):
     """A server that stops without waiting for the connections that are still open."""
 
     def __init__(self, emulator: Emulator) -> None:
         super().__init__(
-            uvicorn.Config(
+            _Config(
                 emulator,
                 http=_Protocol,
                 ws="none",

@@ -158,11 +158,6 @@ def _mark(output: Path) -> Path:
     return output.with_name(f".{output.name}.emptying")
 
 
-def is_half_emptied(output: Path) -> bool:
-    """Whether shards were being emptied when that was interrupted."""
-    return _mark(output).exists()
-
-
 def check_not_half_emptied(output: Path) -> None:
     """
     Refuse shards of which some are emptied and some are not.
@@ -170,18 +165,21 @@ def check_not_half_emptied(output: Path) -> None:
     Raises:
         OutputMismatchError: They are such.
     """
-    if is_half_emptied(output):
+    if _mark(output).exists():
         raise OutputMismatchError(
             f"{output} was to be begun anew with --dask and --fresh, which was interrupted with some shards"
             f" emptied: give that command again; or give each shard --fresh, and remove {_mark(output)}"
         )
 
 
-def mark_half_emptied(output: Path) -> None:
-    """Note that shards are about to be emptied."""
-    with storing(_mark(output)):
-        _mark(output).touch(PRIVATE)
+def mark_half_emptied(output: Path) -> bool:
+    """Note that shards are about to be emptied; return whether that was noted before."""
+    mark = _mark(output)
+    with storing(mark):
+        was_marked = mark.exists()
+        mark.touch(PRIVATE)
         sync_folder(output.parent)
+    return was_marked
 
 
 def unmark_half_emptied(output: Path) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 STANDARD_OUTPUT = "-"
 ERRORS = ".errors.jsonl"
+_STORES = (
+    "exports to object stores need more packages: pip install 'crowdtwist-async[s3]', or [gcs], or [remote]"
+    " and the store's own fsspec package"
+)
 
 
 class Target:
@@ -65,12 +69,8 @@ class Target:
             self.writer: Writer = StandardOutput(self.ledger)
             return
         if "://" in output:
-            from crowdtwist_async.export.remote import open_remote
-
             self.output = output.rstrip("/")
-            self.ledger, self.writer, self._remote_errors = open_remote(
-                output, name, fresh=fresh, shard=shard
-            )
+            self.ledger, self.writer, self._remote_errors = _opener()(output, name, fresh=fresh, shard=shard)
             return
         with storing(output):
             whole = checked_path(output)
@@ -179,6 +179,15 @@ class Target:
                 return None
             replace_file(path, failures_of(self.ledger, id_type))
         return str(path)
+
+
+def _opener() -> Any:
+    try:
+        from crowdtwist_async.export.remote import open_remote
+    except ConfigurationError:
+        # Of one package; those that come with it would be told one after the other.
+        raise ConfigurationError(_STORES) from None
+    return open_remote
 
 
 def check_apart(ids: Path | None, output: str, shard: Shard | None) -> None:

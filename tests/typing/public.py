@@ -88,4 +88,5 @@ def made() -> None:
     assert_type(make_page([make_purchase()]), Page[Purchase])
     assert_type(make_page([make_reward()]), Page[Reward])
     assert_type(make_page(of=Reward), Page[Reward])
+    assert_type(make_page(number=2), Page[Purchase])
     assert_type(make_reply(make_purchase()), Reply)

@@ -22,7 +22,7 @@ from anyio.to_thread import run_sync as to_thread
 
 from crowdtwist_async._budget import RateBudget
 from crowdtwist_async._config import checked_positive
-from crowdtwist_async.errors import ConfigurationError, OutputLockedError
+from crowdtwist_async.errors import ConfigurationError, ExportError, OutputLockedError
 from crowdtwist_async.export.dask import worker
 from crowdtwist_async.export.dask.cluster import Spread, check_workers, cluster_at, spread_over
 from crowdtwist_async.export.dask.run import Run
@@ -35,7 +35,7 @@ from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.shard import (
     LEDGER,
     Shard,
-    is_half_emptied,
+    check_not_half_emptied,
     mark_half_emptied,
     unmark_half_emptied,
 )
@@ -144,7 +144,8 @@ async def export_on_dask(
         await check_workers(client, id_file, place, order["sending"])
         await to_thread(partial(_check_apart, id_file, place, spread.shards))
         stop = stop or anyio.Event()
-        fresh = fresh or await to_thread(partial(is_half_emptied, place))
+        if not fresh:
+            await to_thread(partial(check_not_half_emptied, place))
         before, day = await _prepared(place, spread.shards, endpoint, stop, fresh=fresh)
         _share(order, spread, day)
         if announce is not None:
@@ -208,9 +209,14 @@ async def _empty(place: Path, shards: list[Shard], endpoint: str, stop: anyio.Ev
     for shard in shards:
         await _patiently(partial(_check_unlocked, place, shard), stop)
     # With some of them emptied, what the others have would pass for theirs.
-    await to_thread(partial(mark_half_emptied, place))
+    was_marked = await to_thread(partial(mark_half_emptied, place))
     for shard in shards:
-        await _patiently(partial(_emptied, place, endpoint, shard), stop)
+        try:
+            await _patiently(partial(_emptied, place, endpoint, shard), stop)
+        except ExportError:
+            if shard.index == 0 and not was_marked:
+                await to_thread(partial(unmark_half_emptied, place))
+            raise
     await to_thread(partial(unmark_half_emptied, place))
 
 

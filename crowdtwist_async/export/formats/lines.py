@@ -139,16 +139,23 @@ def looks_ours(path: Path, begins: bytes) -> bool:
     return begins.startswith(head)
 
 
+def _opened_to_lock(path: Path) -> int:
+    # To write, where it may be written: NFS has locks of one's own on no others.
+    try:
+        return os.open(path, os.O_RDWR)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)
+
+
 def discard_lines(path: Path, begins: bytes) -> None:
     """Remove an output; refuse what is none."""
     if not path.exists() and not path.is_symlink():
         return
     if not looks_ours(path, begins):
         raise foreign(path, "is no output of an export")
-    is_link = path.is_symlink()
-    held = hold(os.open(path, os.O_RDWR if is_link else os.O_RDONLY), path)
+    held = hold(_opened_to_lock(path), path)
     try:
-        if is_link:
+        if path.is_symlink():
             os.ftruncate(held, 0)  # the link stays
         else:
             path.unlink()

@@ -173,7 +173,8 @@ def open_store(place: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
     except ImportError:
         raise ConfigurationError(
-            "object stores need more packages: pip install 'crowdtwist-async[remote]', and [s3] or [gcs]"
+            "exports to object stores need more packages: pip install 'crowdtwist-async[s3]', or [gcs], or"
+            " [remote] and the store's own fsspec package"
         ) from None
     protocol = place.partition("://")[0]
     try:
