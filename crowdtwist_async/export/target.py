@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 STANDARD_OUTPUT = "-"
 ERRORS = ".errors.jsonl"
 _STORES = (
-    "exports to object stores need more packages: pip install 'crowdtwist-async[s3]', or [gcs], or [remote]"
-    " and the store's own fsspec package"
+    "exports to object stores need more packages: pip install 'crowdtwist-async[s3]', or [gcs]; for another"
+    " store 'crowdtwist-async[remote]' and its fsspec package"
 )
 
 

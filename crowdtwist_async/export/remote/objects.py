@@ -173,8 +173,8 @@ def open_store(place: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
     except ImportError:
         raise ConfigurationError(
-            "exports to object stores need more packages: pip install 'crowdtwist-async[s3]', or [gcs], or"
-            " [remote] and the store's own fsspec package"
+            "exports to object stores need more packages: pip install 'crowdtwist-async[s3]', or [gcs]; for"
+            " another store 'crowdtwist-async[remote]' and its fsspec package"
         ) from None
     protocol = place.partition("://")[0]
     try:
