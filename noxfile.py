@@ -18,16 +18,20 @@ CORE = (
     "_arguments",
     "_convert",
     "_cursor",
+    "_keys",
     "_page_walk",
     "_pager",
     "_progress",
     "_protocol",
     "_replies",
+    "_reply_time",
     "_retry",
     "_send",
     "_signing",
     "_slots",
+    "_tasks",
     "_telemetry",
+    "_waits",
     "_walk",
 )
 
@@ -39,8 +43,20 @@ FORMS = {
 }
 # What these cover must be the whole core.
 CORE_TESTS = (
-    *("arguments", "client", "convert", "cursor", "fanout_line", "page_walk", "pager", "permits", "prefetch"),
-    *("protocol", "quota", "replies", "retry", "send", "signing", "slots", "telemetry", "walk"),
+    *("arguments", "client", "convert", "cursor", "fanout_line", "keys", "overload", "page_walk", "pager"),
+    *(
+        "permits",
+        "prefetch",
+        "protocol",
+        "quota",
+        "replies",
+        "retry",
+        "send",
+        "signing",
+        "slots",
+        "telemetry",
+    ),
+    *("walk",),
 )
 # Kills, recipes, our own rules and what is about the project: no dependency's version changes them.
 SAME_WITH_ANY_VERSION = (

@@ -43,16 +43,27 @@ async def client() -> AsyncIterator[CrowdTwistClient]:
         yield made
 
 
+class ProgramEndError(BaseException):
+    """As `SystemExit`, which asyncio lets through by itself."""
+
+
 async def drain(context: AbstractAsyncContextManager[FanOut[str, object]]) -> list[object]:
     """The values of all keys."""
     async with context as outcomes:
         return [outcome.unwrap() async for outcome in outcomes]
 
 
-async def leave(context: AbstractAsyncContextManager[FanOut[str, object]], error: Exception | None) -> None:
-    """Take an outcome, then leave normally or with an error."""
+async def leave(
+    context: AbstractAsyncContextManager[FanOut[str, object]],
+    error: Exception | None,
+    *,
+    settled: bool = False,
+) -> None:
+    """Take an outcome, then leave normally or with an error, perhaps when nobody goes on any more."""
     async with context as outcomes:
         await anext(outcomes)
+        if settled:
+            await anyio.wait_all_tasks_blocked()
         if error is not None:
             raise error
 
@@ -149,6 +160,50 @@ async def test_what_closing_a_generator_raises_is_raised(
     assert (OSError if own is None else ValueError) is type(caught.value)
 
 
+@pytest.mark.parametrize("raised", [None, OSError("closing failed")], ids=["waits", "raises"])
+async def test_a_generator_that_waits_is_cancelled_with_the_block(
+    client: CrowdTwistClient, raised: Exception | None
+) -> None:
+    """What it raises then is raised too."""
+    closed = []
+
+    async def keys() -> AsyncIterator[str]:
+        yield "0"
+        try:
+            await anyio.sleep_forever()
+        finally:
+            closed.append(True)
+            if raised is not None:
+                raise raised
+
+    with nullcontext() if raised is None else pytest.raises(OSError, match="closing failed"):
+        await leave(client.fan_out(echo, keys()), None, settled=True)
+    assert [True] == closed
+
+
+@pytest.mark.parametrize("raised", [OSError, ProgramEndError])
+async def test_a_task_group_that_fails_while_it_is_closed_is_told(
+    client: CrowdTwistClient, raised: type[BaseException]
+) -> None:
+    """Beside what ends the generator, which is in the same group."""
+
+    async def fail() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise raised
+
+    async def keys() -> AsyncIterator[str]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fail)
+            for number in range(99):
+                yield str(number)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await leave(client.fan_out(echo, keys()), None, settled=True)
+    assert caught.value.split(raised)[1] is None
+
+
 async def test_an_error_of_the_keys_ends_the_run(client: CrowdTwistClient) -> None:
     """It is raised as itself, with the line that raised it."""
 
@@ -180,10 +235,6 @@ async def test_the_requests_of_the_keys_count(client: CrowdTwistClient) -> None:
     async with client.fan_out(echo, prefetched(client)) as outcomes:
         assert 25 == len([outcome async for outcome in outcomes])
         assert 3 <= outcomes.requests == client.stats.requests
-
-
-class ProgramEndError(BaseException):
-    """As `SystemExit`, which asyncio lets through by itself."""
 
 
 @pytest.mark.parametrize("where", ["call", "keys"])

@@ -82,7 +82,11 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "_replies": ("replies", "send"),
         "_arguments": ("arguments", "protocol", "client"),
     },
-    "budget": {"_budget": ("budget", "permits"), "_permits": ("permits", "fanout_line", "send")},
+    "budget": {
+        "_budget": ("budget", "permits"),
+        "_permits": ("permits", "fanout_line", "send", "overload"),
+        "_reply_time": ("overload",),
+    },
 }
 """Modules, each with the tests that should notice a change in it, the fastest first."""
 
