@@ -135,13 +135,18 @@ async def test_a_long_line_without_an_overload_refuses_nobody() -> None:
 
 async def test_a_permit_that_is_there_is_taken_however_late_it_is() -> None:
     """Only waiting would be in vain: a retry may be served in what is left."""
-    transport = ScriptedTransport(status(503), OK)
+
+    async def late(_: Request) -> Reply:
+        await anyio.sleep(0.9)
+        return status(503)
+
+    transport = ScriptedTransport(late, late, OK)
     sender = Sender(SETTINGS, transport, Other(math.inf, clock=anyio.current_time), 64)
     times = sender._reply_times[CALL.endpoint.name]
     times.note(1e6)
     times.note_cut(anyio.current_time())
     await sender.send(CALL, Options(1.0, 2.0, RetryPolicy(initial=0)))
-    assert 2 == len(transport.requests)
+    assert 3 == len(transport.requests)
 
 
 class Other(RateBudget):
@@ -151,23 +156,25 @@ class Other(RateBudget):
 class Moody(RateBudget):
     """A store that promises far too much once, as before an operator resets it."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: float) -> None:
         super().__init__(math.inf)
         self.asked = 0
+        self._first = first
 
     async def reserve(self, n: int = 1, /) -> float:
         self.asked += n
-        return 3600.0 if self.asked == 1 else 0.0
+        return self._first if self.asked == 1 else 0.0
 
 
-async def test_a_promise_of_another_budget_does_not_outlast_it() -> None:
-    """Only of a clock in this process it is known that its times come no nearer."""
-    budget = Moody()
+@pytest.mark.parametrize(("promise", "asked"), [(3600.0, 2), (3.5, 2), (2.5, 1)], ids=str)
+async def test_a_promise_of_another_budget_does_not_outlast_it(promise: float, asked: int) -> None:
+    """Only of a clock in this process it is known that its times come no nearer; a second is waited for."""
+    budget = Moody(promise)
     sender = Sender(SETTINGS, ScriptedTransport(), budget, 64)
     with pytest.raises(DeadlineExceededError):
         await sender.send(CALL, OPTIONS)
     await sender.send(CALL, OPTIONS)
-    assert 2 == budget.asked
+    assert asked == budget.asked
 
 
 def test_what_replies_need() -> None:

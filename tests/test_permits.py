@@ -613,7 +613,7 @@ async def test_a_budget_that_promises_no_number_is_told() -> None:
     transport = ScriptedTransport()
     error = await raised(lambda: make_sender(transport, Odd(60)).send(POINTS_CALL, PATIENT))
     assert (ConfigurationError, []) == (type(error), transport.requests)
-    assert "reserve() returned NaN: it must return seconds" in error.reason
+    assert "the request budget's reserve() returned NaN: it must return seconds" == error.reason
 
 
 @pytest.mark.parametrize("kind", [TransportError, ConnectionFailedError])

@@ -84,7 +84,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "budget": {
         "_budget": ("budget", "permits"),
-        "_permits": ("permits", "fanout_line", "send", "overload"),
+        "_permits": ("permits", "overload", "fanout_line", "send"),
         "_reply_time": ("overload",),
     },
 }
