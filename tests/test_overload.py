@@ -180,9 +180,12 @@ async def test_a_promise_of_another_budget_does_not_outlast_it(promise: float, a
 def test_what_replies_need() -> None:
     """Their smoothed mean and twice what they stray from it, in an overload; of a deadline the half at most."""
     times = ReplyTime()
+    times.note_cut(100.0)
+    assert 0.0 == times.needed(2.0, 100.0)
+    times = ReplyTime()
     for _ in range(200):
         times.note(0.3)
-    assert 0.0 == times.needed(2.0, 100.0)
+    assert (0.0, 0.0) == (times.needed(2.0, 0.5), times.needed(2.0, 100.0))
     times.note_cut(100.0)
     assert math.isclose(0.3, times.needed(2.0, 100.0), rel_tol=1e-3)
     assert (0.25, 0.0) == (times.needed(0.5, 100.0), times.needed(None, 100.0))

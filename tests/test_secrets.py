@@ -473,3 +473,14 @@ def test_digits_between_letters_are_no_phone_number() -> None:
 def test_an_address_is_masked_as_forms_and_pages_change_it(echo: str) -> None:
     """A plus that was decoded once too often, and what hides addresses from robots."""
     assert "no *** here" == Redactor(Secret(KEY), ("alice+news@example.com",))(f"no {echo} here")
+
+
+@pytest.mark.parametrize(
+    ("value", "is_masked"),
+    [(int("12345678" + "0" * 92), True), (int("12345678" + "0" * 93), False)],
+    ids=["100 digits", "101 digits"],
+)
+def test_a_number_as_long_as_no_id_is_left(value: int, is_masked: bool) -> None:
+    """Python writes no number of thousands of digits; up to a hundred it is looked into."""
+    assert is_masked is (value != Redactor(Secret("12345678")).deep(value))
+    assert 10**100 == Redactor(Secret("10000000")).deep(10**100)
