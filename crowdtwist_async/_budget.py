@@ -40,8 +40,7 @@ class RateBudget:
     A GCRA clock: permits come evenly spaced, after an idle time a few at once.
 
     One instance can be shared by clients of one event loop. A permit that was taken is not
-    given back: the times after it are promised already. So when a 429 pauses all clients, each
-    of the others may still send one request, for which it waits with a permit at that moment.
+    given back: the times after it are promised already.
 
     Args:
         per_minute: Requests a minute; `math.inf` switches pacing off. The API's contract
@@ -67,6 +66,7 @@ class RateBudget:
         self._next = -math.inf
         """When the next permit would be due, were all of them evenly spaced."""
         self._slack = (burst - 1) * self._interval
+        self._paused_until = -math.inf
 
     def __repr__(self) -> str:
         return f"RateBudget(per_minute={self.per_minute}, burst={self.burst})"
@@ -87,8 +87,13 @@ class RateBudget:
         self._next = due + self._interval
         return True
 
+    def pause(self) -> float:
+        """Seconds of a pause that are left; 0 or less: none."""
+        return self._paused_until - self._clock()
+
     async def penalize(self, seconds: float, /) -> None:
         """Let nobody send for so many seconds from now; a longer pause under way stays."""
+        self._paused_until = max(self._paused_until, self._clock() + seconds)
         # The slack on top lets the permits after the pause come evenly spaced, without a burst.
         self._next = max(self._next, self._clock() + seconds + self._slack)
 

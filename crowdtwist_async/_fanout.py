@@ -80,7 +80,7 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         concurrency: int,
         *,
         ordered: bool,
-        sit_out_pause: Callable[[], Awaitable[None]],
+        sit_out_pause: Callable[[RunStats], Awaitable[None]],
         stats: RunStats,
         tasks: TaskGroup,
     ) -> None:
@@ -140,6 +140,11 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         self._window.release()
         return self._ready.popleft()
 
+    def end(self) -> None:
+        """Let nobody wait for an outcome any more."""
+        self.over = True
+        self._changed.set()
+
     def start_worker(self) -> None:
         """Start one more of the run's tasks."""
         self._workers += 1
@@ -169,7 +174,7 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         await self._window.acquire()
         async with self._reading:
             await self._stats.until_none_waits()
-            await self._sit_out_pause()
+            await self._sit_out_pause(self._stats)
             if self._stopped():
                 return None
             try:
@@ -223,7 +228,7 @@ async def fanning_out(
     concurrency: int,
     *,
     ordered: bool,
-    sit_out_pause: Callable[[], Awaitable[None]],
+    sit_out_pause: Callable[[RunStats], Awaitable[None]],
 ) -> AsyncIterator[FanOut[K, V]]:
     """Run the workers as long as the block lasts; an error of the caller's own passes as it is."""
     stats = RunStats()
@@ -235,7 +240,7 @@ async def fanning_out(
         try:
             yield run
         finally:
-            run.over = True
+            run.end()
 
 
 class _Begun(Generic[K]):

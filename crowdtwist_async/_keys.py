@@ -24,10 +24,11 @@ async def reading(keys: Iterable[K] | AsyncIterable[K], stats: RunStats) -> Asyn
     Those of an async generator are read by one task, as its scopes and task groups belong to the task that
     enters them. That closes it with the block; other iterables stay the caller's.
     """
-    if not isinstance(keys, AsyncGenerator):
-        yield aiter(keys) if isinstance(keys, AsyncIterable) else _OneByOne(keys)
+    source = aiter(keys) if isinstance(keys, AsyncIterable) else _OneByOne(keys)
+    if not isinstance(source, AsyncGenerator):
+        yield source
         return
-    reader = _InOneTask(keys)
+    reader = _InOneTask(source)
     async with tasks_of_block(reader.stop) as tasks:
         tasks.start_soon(reader.read, stats)
         yield reader

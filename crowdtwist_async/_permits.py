@@ -81,8 +81,8 @@ class Permits:
                     break
                 if seconds > 0:
                     await self._sleep(seconds)
+                self._promise = -math.inf
                 if self.pause() <= 0:
-                    self._promise = -math.inf
                     return True
                 # A 429 came in the meantime: this permit is from before its pause.
         return False
@@ -124,8 +124,9 @@ class Permits:
             self._host_paused_until[origin] = max(self._host_paused_until.get(origin, until), until)
 
     def pause(self) -> float:
-        """Seconds of a 429's pause that are left; 0 or less: none."""
-        return self._paused_until - self._clock()
+        """Seconds of a 429's pause that are left, if another client met it too; 0 or less: none."""
+        own = self._paused_until - self._clock()
+        return max(own, self._budget.pause()) if type(self._budget) is RateBudget else own
 
     def pause_told(self) -> str:
         """What a call waited for in vain, if that is a pause."""

@@ -44,6 +44,8 @@ class RunStats(Stats):
         super().__init__()
         self.waiting = 0
         """Calls in line for a slot or a permit."""
+        self.paused: set[str] = set()
+        """Hosts whose pause calls of the run have met."""
         self._served = anyio.Event()
 
     async def until_none_waits(self) -> None:
@@ -91,10 +93,20 @@ class Progress(Generic[T]):
         self.record: CallRecord | None = None
         """Who tells OpenTelemetry of it."""
 
+    @property
+    def _runs(self) -> list[RunStats]:
+        """Those that the call belongs to."""
+        return [stats for stats in self.stats if isinstance(stats, RunStats)]
+
+    def meets_pause(self) -> None:
+        """Let its runs know that its host has asked for a pause."""
+        for run in self._runs:
+            run.paused.add(self.call.base.origin)
+
     @contextmanager
     def in_line(self) -> Iterator[None]:
-        """Let the runs that the call belongs to know that it waits."""
-        runs = [stats for stats in self.stats if isinstance(stats, RunStats)]
+        """Let its runs know that it waits."""
+        runs = self._runs
         for run in runs:
             run.note_waiting(1)
         try:

@@ -1,17 +1,14 @@
 """
-The only loop that sends: slot, permit, attempt, then a result, a pause or an error, under one deadline.
+The only loop that sends: wait in line, attempt, then a result, a pause or an error, under one deadline.
 
-The slot is given back before every pause, and a permit is used as soon as it is there: permits that
-age behind a slot would burst later. Attempts end in values, and the one `raise` here drops the
+The slot is given back before every pause. Attempts end in values, and the one `raise` here drops the
 traceback and the context of what was caught inside, whose frames may hold the key.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import anyio
@@ -19,24 +16,24 @@ import anyio
 from crowdtwist_async._budget import Budget
 from crowdtwist_async._clock import loop_clock
 from crowdtwist_async._config import Settings
-from crowdtwist_async._permits import Permits
-from crowdtwist_async._progress import METER, Progress, Stats
+from crowdtwist_async._line import Line
+from crowdtwist_async._progress import METER, Progress, RunStats, Stats
 from crowdtwist_async._protocol import Call
 from crowdtwist_async._quota import RetryQuota
 from crowdtwist_async._replies import explain_refused_key, read_reply
-from crowdtwist_async._reply_time import ReplyTime
 from crowdtwist_async._retry import RetryPolicy, delay_before_retry, explain_no_retry
 from crowdtwist_async._secrets import Redactor
 from crowdtwist_async._signing import explain_refusal
 from crowdtwist_async._waits import Waits
 from crowdtwist_async.errors import (
     AuthenticationError,
-    ClientClosedError,
+    BadRequestError,
     ConnectionFailedError,
     CrowdTwistError,
     DeadlineExceededError,
     DecodeError,
     TransportError,
+    UserNotFoundError,
 )
 from crowdtwist_async.transports import Reply, Request, Transport, checked_reply, timeout_error
 
@@ -45,14 +42,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CLOSED = "the client was closed while this call waited"
-_ADVICE = (
-    "raise the deadline (None: no bound), or ask for less at once, for many users by fan_out with a lower"
-    " concurrency"
-)
-_WAITED_FOR_A_PERMIT = f"waiting for a permit of the request budget: {_ADVICE}"
-_MOMENT = 0.001
-"""Seconds by which a timer and a clock may differ."""
+_ANSWERS = (UserNotFoundError, BadRequestError, AuthenticationError)
+"""Errors that show that the API works."""
 logger = logging.getLogger("crowdtwist_async")
 # A program that has not set up logging is not told of retries on its standard error.
 logger.addHandler(logging.NullHandler())
@@ -93,19 +84,15 @@ class Sender:
         self._transport = transport
         self._clock = clock or loop_clock()
         self._sleep = sleep
-        self._slots = anyio.Semaphore(max_in_flight, fast_acquire=True)
-        self._permits = Permits(budget, self._clock, sleep)
+        self._line = Line(budget, max_in_flight, self.waits, self._clock, sleep)
         self._quota = RetryQuota()
-        self._reply_times: defaultdict[str, ReplyTime] = defaultdict(ReplyTime)
-        """By endpoint: one may take much longer than another."""
         self._telemetry = telemetry
         if telemetry is not None:
             telemetry.watch(self._quota)
 
-    async def sit_out_pause(self) -> None:
-        """Wait while the client is open and the server wants no requests at all, which it says with a 429."""
-        with self.waits.at_most():
-            await self._permits.sit_out_pause()
+    async def sit_out_pause(self, run: RunStats) -> None:
+        """Wait while the client is open and the server wants no requests of a run."""
+        await self._line.sit_out(run)
 
     async def send(self, call: Call[T], options: Options) -> T:
         """
@@ -144,14 +131,14 @@ class Sender:
     ) -> T | CrowdTwistError:
         redact = Redactor(self._settings.key, (call.user_id,), self._key_pair)
         while True:
-            outcome = await self._with_slot(call, options, progress, redact)
-            if not isinstance(outcome, CrowdTwistError):
+            outcome = await self._in_turn(call, options, progress, redact)
+            if not isinstance(outcome, CrowdTwistError) or isinstance(outcome, _ANSWERS):
                 self._quota.give_back(progress.retry_cost)
                 return outcome
             if isinstance(outcome, DeadlineExceededError) or progress.refused:
                 return outcome
             with self.waits.at_most(progress.left(self._clock())):
-                await self._permits.heed(outcome, call.base.origin, options.retry.max_retry_after)
+                await self._line.heed(outcome, progress, options.retry.max_retry_after)
             delay = self._delay(outcome, options, progress)
             if delay is None:
                 return outcome
@@ -186,96 +173,16 @@ class Sender:
         progress.retry_cost = cost
         return delay
 
-    async def _with_slot(
+    async def _in_turn(
         self, call: Call[T], options: Options, progress: Progress[T], redact: Redactor
     ) -> T | CrowdTwistError:
-        """Take a slot, then a permit, then send at once; a pause of the host is sat out without them."""
-        while True:
-            refusal = await self._sit_out(call, progress) or await self._take_slot(progress)
-            if refusal is not None:
-                return refusal
-            try:
-                if self.waits.over:
-                    return ClientClosedError(_CLOSED)
-                if self._permits.host_pause(call.base.origin) > 0:
-                    continue
-                refusal = await self._take_permit(progress)
-                if refusal is not None:
-                    return refusal
-                if self._permits.host_pause(call.base.origin) > 0:
-                    continue
-                return await self._attempt(call, options, progress, redact)
-            finally:
-                self._slots.release()
-
-    async def _sit_out(self, call: Call[T], progress: Progress[T]) -> CrowdTwistError | None:
-        """Wait for the end of a pause that the host asked for; the error, if that is too late."""
-        if not self._permits.has_pause(call.base.origin):
-            return None
-        with self.waits.at_most(progress.left(self._clock())):
-            if not await self._permits.sit_out(call.base.origin, lambda: progress.left(self._clock())):
-                return progress.deadline_passed(
-                    "before the end of a pause that the host asked for", ahead=True
-                )
-        return None
-
-    async def _take_slot(self, progress: Progress[T]) -> CrowdTwistError | None:
-        """Wait for a slot; the error, if there is none in time."""
-        # A free slot needs no timer: nobody stands in line while there is one.
-        with suppress(anyio.WouldBlock):
-            self._slots.acquire_nowait()
-            return None
-        started = self._clock()
+        refusal = await self._line.enter(progress)
+        if refusal is not None:
+            return refusal
         try:
-            with progress.in_line(), self.waits.at_most(progress.left(started)) as waiting:
-                await self._slots.acquire()
+            return await self._attempt(call, options, progress, redact)
         finally:
-            progress.slot_seconds += self._clock() - started
-        if self.waits.over and waiting.cancelled_caught:
-            return ClientClosedError(_CLOSED)
-        if not waiting.cancelled_caught:
-            if progress.left(self._clock()) >= self._needed(progress):
-                return None
-            self._slots.release()
-        return progress.deadline_passed(
-            f"waiting for one of the max_in_flight slots: {_ADVICE}", ahead=not waiting.cancelled_caught
-        )
-
-    def _needed(self, progress: Progress[Any]) -> float:
-        """Seconds that a call which was in line must have left."""
-        return self._reply_times[progress.call.endpoint.name].needed(progress.deadline, self._clock())
-
-    async def _take_permit(self, progress: Progress[T]) -> CrowdTwistError | None:
-        """Wait for a permit; the error, if there is none in time."""
-        started = self._clock()
-        if progress.left(started) > 0 and self._permits.take_at_once():
-            return None
-        if 0 < progress.left(started) <= self._permits.pause():
-            return progress.deadline_passed(self._permits.pause_told(), ahead=True)
-        taken = False
-        with progress.in_line(), self.waits.at_most(progress.left(started)):
-            try:
-                taken = await self._permits.take(
-                    lambda: progress.left(self._clock()), lambda: self._needed(progress)
-                )
-            except CrowdTwistError as error:
-                progress.refused = True
-                return error
-            except Exception as error:  # noqa: BLE001 - the text of a budget's error may hold its password
-                progress.refused = True
-                return TransportError(f"the request budget raised {type(error).__name__}")
-            finally:
-                progress.permit_seconds += self._clock() - started
-        now = self._clock()
-        for stats in progress.stats:
-            stats.permit_seconds += now - started
-        if self.waits.over:
-            return ClientClosedError(_CLOSED)
-        if not taken or progress.left(now) <= 0:
-            paused = self._permits.pause_told()
-            is_early = progress.left(now) > _MOMENT
-            return progress.deadline_passed(paused or _WAITED_FOR_A_PERMIT, ahead=bool(paused) or is_early)
-        return None
+            self._line.leave()
 
     async def _attempt(
         self, call: Call[T], options: Options, progress: Progress[T], redact: Redactor
@@ -292,22 +199,15 @@ class Sender:
         if progress.record is not None:
             progress.record.answered(reply)
         if reply is None and left <= options.timeout:
-            return self._cut(progress, request, left)
+            after = self._line.note_cut(progress, left)
+            return progress.deadline_passed(f"in an attempt (phase: {request.phase}){after}")
         ended = timeout_error(request) if reply is None else reply
         if logger.isEnabledFor(logging.DEBUG):
             _log_attempt(request, ended, progress, self._clock() - started)
         if isinstance(ended, CrowdTwistError):
             return ended
-        self._reply_times[request.endpoint].note(self._clock() - started)
+        self._line.reply_times[request.endpoint].note(self._clock() - started)
         return self._read(call, request, ended, redact)
-
-    def _cut(self, progress: Progress[Any], request: Request, left: float) -> DeadlineExceededError:
-        """The error of an attempt that the call's deadline cut; it may lack what the call was in line."""
-        in_line, after = progress.slot_seconds + progress.permit_seconds, ""
-        if in_line > left:
-            self._reply_times[request.endpoint].note_cut(self._clock())
-            after = f", after {in_line:.1f} s in line"
-        return progress.deadline_passed(f"in an attempt (phase: {request.phase}){after}")
 
     def _read(self, call: Call[T], request: Request, reply: Reply, redact: Redactor) -> T | CrowdTwistError:
         signed = request.signed

@@ -15,7 +15,7 @@ import anyio.lowlevel
 
 from crowdtwist_async._budget import Budget
 from crowdtwist_async._config import Base, Settings
-from crowdtwist_async._progress import Stats
+from crowdtwist_async._progress import RunStats, Stats
 from crowdtwist_async._secrets import LogRedaction, Redactor
 from crowdtwist_async._send import Sender
 from crowdtwist_async.errors import ClientClosedError
@@ -72,10 +72,10 @@ class Session:
         self._check_place()
         return self._sender
 
-    async def sit_out_pause(self) -> None:
-        """Wait while the server wants no requests."""
+    async def sit_out_pause(self, run: RunStats) -> None:
+        """Wait while the server wants no requests of a run."""
         if self._sender is not None:
-            await self._sender.sit_out_pause()
+            await self._sender.sit_out_pause(run)
 
     def open(self) -> None:
         """Bind the client to this process and event loop."""

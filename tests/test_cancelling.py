@@ -57,8 +57,8 @@ async def check_free(client: CrowdTwistClient, slots: int) -> None:
             for _ in range(100):
                 tasks.start_soon(client.points_awaiting_fulfillment, "7")
     sender = client._session.sender
-    assert slots == sender._slots.value
-    assert not sender._permits._gate.locked()
+    assert slots == sender._line.slots.value
+    assert not sender._line.permits._gate.locked()
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ async def test_a_scope_around_many_calls_ends_all(carrier: Carrier) -> None:
                         for _ in range(20):
                             tasks.start_soon(client.points_awaiting_fulfillment, "7")
                 assert anyio.current_time() - scope.deadline < 0.1
-                assert 4 == client._session.sender._slots.value
+                assert 4 == client._session.sender._line.slots.value
 
 
 @over_our_own_on_asyncio
@@ -281,7 +281,7 @@ async def test_gather_that_is_cancelled_cancels_its_calls(carrier: Carrier) -> N
                 with pytest.raises(asyncio.CancelledError):
                     await gathered
                 await asyncio.sleep(0.01)
-                assert 4 == client._session.sender._slots.value
+                assert 4 == client._session.sender._line.slots.value
 
 
 @over_our_own_on_asyncio
@@ -297,7 +297,7 @@ async def test_a_task_that_is_cancelled_twice_leaves_nothing(carrier: Carrier) -
                     await asyncio.sleep(0)
                 with pytest.raises(asyncio.CancelledError):
                     await call
-                assert 1 == client._session.sender._slots.value
+                assert 1 == client._session.sender._line.slots.value
 
 
 @over_our_own_on_asyncio

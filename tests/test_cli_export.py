@@ -622,6 +622,28 @@ def test_the_summary_is_json_too(export: Export, emulator: Emulator, tmp_path: P
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["out.1-of-2.jsonl", "out.0-of-3.jsonl.errors.jsonl", "out.1-of-2.jsonl.ledger.sqlite"]
+)
+def test_the_summary_takes_no_name_of_a_shard(export: Export, tmp_path: Path, name: str) -> None:
+    """That shard would be refused, as something were there already."""
+    ended = export("--shard", "0/2", "--summary", tmp_path / name)
+
+    assert ended.refused(2, "--summary names a file of the export itself: name another")
+
+
+@pytest.mark.parametrize("output", ["", ".", "/"])
+def test_a_summary_of_an_output_without_a_name_is_refused(
+    crowdtwist: Command, tmp_path: Path, output: str
+) -> None:
+    """For the output's sake."""
+    flags = ("--emulator", "--shard", "0/2", "--summary", tmp_path / "summary")
+    ended = crowdtwist("export", "points", "-o", output, *flags)
+
+    assert 2 == ended.code
+    assert re.search("has no name|is a folder|names a file in the output", ended.err)
+
+
 def test_a_failed_export_has_a_summary(export: Export, emulator: Emulator, tmp_path: Path) -> None:
     """One of an earlier run would mislead."""
     path = tmp_path / "summary.json"
@@ -771,7 +793,7 @@ def test_a_summary_that_can_not_be_written_after_all_is_told(
         ),
         pytest.param("taken.jsonl", 1, r"taken\.jsonl\.ledger\.sqlite .*", id="ledger-that-is-a-folder"),
         pytest.param("out.txt", 2, r"out\.txt has no known format: .*", id="format"),
-        pytest.param("a" * 300 + ".jsonl", 1, "a+.*: File name too long.*", id="name-too-long"),
+        pytest.param("a" * 300 + ".jsonl", 2, "the output's name has 306 bytes, .*", id="name-too-long"),
     ],
 )
 def test_a_place_that_can_not_be_written_is_told(

@@ -397,10 +397,20 @@ def test_what_has_no_body_is_sent_without_one(code: int) -> None:
         (lambda: Fault.status(503, headers={"a b": "c"}), "a header's name, or its value, has"),
         (lambda: Fault.delay("1"), "seconds must be a number"),  # type: ignore[arg-type]
         (lambda: Fault.stall(1, "a"), "fraction must be from 0 to 1"),  # type: ignore[arg-type]
+        (lambda: Fault.status(503, headers=[1]), "headers must be texts by their names, not list"),  # type: ignore[arg-type]
+        (lambda: Fault.status(503, retry_after=[1]), "retry_after must be a number or a str, not list"),  # type: ignore[arg-type]
+        (lambda: Fault.status(503, retry_after="1\n2"), "a header's name, or its value, has"),
+        (lambda: Fault.not_json(None), "body must be bytes, not NoneType"),  # type: ignore[arg-type]
+        (lambda: Fault("status", change=lambda body: body), "change must be a function of a rewrite"),
+        (lambda: Fault("status", headers=((1, 2),)), "headers must be pairs of bytes"),  # type: ignore[arg-type]
+        (lambda: Fault("status", headers=[(b"a", b"b")]), "headers must be pairs of bytes"),  # type: ignore[arg-type]
+        (lambda: Emulator(clock=1), "clock must be a function, not int"),  # type: ignore[arg-type]
+        (lambda: Emulator(wall_clock=1), "wall_clock must be a function, not int"),  # type: ignore[arg-type]
+        (lambda: Emulator(sleep=1), "sleep must be a function, not int"),  # type: ignore[arg-type]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_no_fault_can_be_made_of_is_refused(make: Callable[[], Fault], told: str) -> None:
+def test_what_no_fault_can_be_made_of_is_refused(make: Callable[[], object], told: str) -> None:
     """Where it is typed, and not in the middle of a reply."""
     with pytest.raises((TypeError, ValueError), match=f"^{told}"):
         make()

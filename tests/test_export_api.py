@@ -460,6 +460,29 @@ async def test_stopping_finishes_the_members_under_way(output: Path) -> None:
 
 
 @on_both_loops
+async def test_stopping_waits_for_no_members_that_only_wait(output: Path) -> None:
+    """At a slow rate they would all have to be finished first, each with a permit of its own."""
+    emulator, stop = emulator_of(40), anyio.Event()
+    seconds = 0.05
+    detour, budget = Detour(emulator, lambda _: stop.set()), RateBudget(60 / seconds, 1)
+    async with emulator.client(budget=budget, transport=detour) as client:
+        report = await export(client, "points", emulator.member_ids(), output, stop=stop)
+
+    assert ("stopped", True) == (report.status, report.members <= 2)
+
+
+@pytest.mark.parametrize("output", ["", ".", "/", "x" * 300 + ".jsonl", "nowhere/out.jsonl", "out.txt"])
+@on_both_loops
+async def test_a_place_that_can_not_be_is_told_before_the_ids_are_read(output: str, tmp_path: Path) -> None:
+    """Also where they are in a file: they may take minutes to come."""
+    emulator, ids = emulator_of(3), tmp_path / "ids"
+    async with emulator.client() as client:
+        with pytest.raises(ConfigurationError, match="name|folder|format"):
+            await export(client, "points", ids, output)
+    assert 0 == emulator.stats.requests
+
+
+@on_both_loops
 async def test_a_run_that_is_to_stop_before_it_begins_asks_nothing(output: Path) -> None:
     """It can be made all the same, later."""
     emulator, stop = emulator_of(3), anyio.Event()

@@ -882,10 +882,7 @@ def test_emptying_that_is_interrupted_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a shard that was not emptied yet has would pass for the new rows."""
-    emulator = Emulator(members=20, api_key=KEY)
-    output = tmp_path / "out.jsonl"
-    for index in range(2):
-        shard_made(emulator, output, Shard(index, 2))
+    emulator, output = two_shards(tmp_path)
     emptied = export_dask._emptied
 
     def interrupted(place: Path, endpoint: str, shard: Shard) -> None:
@@ -910,22 +907,28 @@ def test_emptying_that_is_interrupted_is_gone_on_with(
     assert "complete" == shard_made(emulator, output, Shard(0, 2)).status
 
 
+@pytest.mark.parametrize("kind", [StorageError, ConfigurationError])
 def test_emptying_that_removes_nothing_leaves_all_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[CrowdTwistError]
 ) -> None:
     """The first shard can't be emptied: nothing is between old and new."""
-    emulator = Emulator(members=20, api_key=KEY)
-    output = tmp_path / "out.jsonl"
-    for index in range(2):
-        shard_made(emulator, output, Shard(index, 2))
+    _, output = two_shards(tmp_path)
 
     def refuse(*_: object) -> None:
-        raise StorageError("the disk is full")
+        raise kind("the disk is full")
 
     monkeypatch.setattr(export_dask, "_emptied", refuse)
-    with pytest.raises(StorageError):
+    with pytest.raises(kind):
         prepared(output, fresh=True)
     assert "merged" == merge(output).status
+
+
+def two_shards(folder: Path) -> tuple[Emulator, Path]:
+    """Two complete shards, where they are from, and the output that they are of."""
+    emulator, output = Emulator(members=20, api_key=KEY), folder / "out.jsonl"
+    for index in range(2):
+        shard_made(emulator, output, Shard(index, 2))
+    return emulator, output
 
 
 def prepared(output: Path, *, fresh: bool) -> dict[Shard, Any]:
@@ -952,6 +955,15 @@ def test_a_command_without_fresh_does_not_go_on_with_the_emptying(
     assert "was interrupted with some shards emptied: give that command again" in refused.err
     (tmp_path / ".out.jsonl.emptying").unlink()
     assert (before, requests) == (bytes_in(tmp_path), api.stats.requests)
+
+
+def test_a_name_that_is_too_long_for_the_last_shard_is_refused(tmp_path: Path) -> None:
+    """Before any is begun: `10-of-11` takes more than `0-of-11`."""
+    longest = 255 - len(".ledger.sqlite-journal") - len(".0-of-11")
+    output = tmp_path / ("x" * (longest - len(".jsonl")) + ".jsonl")
+    export_dask._check_apart(str(tmp_path / "ids"), output, 10)
+    with pytest.raises(ConfigurationError, match="bytes, and the files beside it take some more"):
+        export_dask._check_apart(str(tmp_path / "ids"), output, 11)
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.1-of-2.jsonl", "out.0-of-2.jsonl.ledger.sqlite"])

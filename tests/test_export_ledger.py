@@ -148,7 +148,7 @@ sys.stdin.read()
 _FORKED = """
 import os, sys, threading
 from pathlib import Path
-from crowdtwist_async.export import storage
+from crowdtwist_async.export import locks
 from crowdtwist_async.export.ledger import Ledger
 
 def again():
@@ -206,7 +206,7 @@ def waiting(*arguments):
     flock(*arguments)
 
 fcntl.flock = waiting
-thread = threading.Thread(target=storage.lock, args=(path, "out.jsonl"))
+thread = threading.Thread(target=locks.lock, args=(path, "out.jsonl"))
 thread.start()
 locking.wait()
 os.register_at_fork(before=forking.set)
@@ -629,3 +629,15 @@ def test_what_is_begun_anew_is_emptied_on_the_disk(path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "fsync", recording)
     Ledger(path, "out.jsonl", lambda: None).close()
     assert [0] == sizes
+
+
+def test_what_could_not_be_committed_is_not_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader holds it up for too long: the report of the run that ends then would tell more than there is."""
+    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.01)
+    with closing(Ledger(path, "out.jsonl")) as ledger, closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN").execute("SELECT * FROM members").fetchall()
+        with pytest.raises(StorageError, match="another program has held it"):
+            ledger.commit([mark_of("a"), mark_of("b", "failed", error="ServerError", message="no")])
+
+        assert (0, 0) == (ledger.totals().ok, ledger.totals().failed)
+        assert [] == list(ledger.failures())

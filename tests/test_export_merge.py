@@ -34,7 +34,7 @@ from shards import (
 )
 
 from crowdtwist_async import ConfigurationError, OutputLockedError, OutputMismatchError, StorageError
-from crowdtwist_async.export import Shard, export, joining, merge, merging, storage
+from crowdtwist_async.export import Shard, export, joining, locks, merge, merging
 from crowdtwist_async.export.ledger import Ledger
 from crowdtwist_async.export.shard import MERGED
 
@@ -567,11 +567,11 @@ def test_many_shards_need_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     output = tmp_path / "out.jsonl"
     shards_made(emulator_of(20), output, count=12)
     most: list[int] = []
-    lock = storage.lock
+    lock = locks.lock
 
     def counted(*arguments: Any) -> int:
         descriptor = lock(*arguments)
-        most.append(len(storage._LOCKED))
+        most.append(len(locks._LOCKED))
         return descriptor
 
     monkeypatch.setattr("crowdtwist_async.export.ledger.lock", counted)

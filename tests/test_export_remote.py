@@ -185,6 +185,15 @@ def test_an_object_in_the_place_of_the_folder_is_refused() -> None:
     assert {ROOT: b"PAR1"} == contents()
 
 
+def test_an_output_within_an_output_is_refused() -> None:
+    """Readers take all that is below a Parquet output for its table."""
+    export_all()
+    before = contents()
+    with pytest.raises(ConfigurationError, match="is in the output .*: name one outside of it$"):
+        Target(f"{URL}/inner.parquet", "purchases")
+    assert before == contents()
+
+
 def test_a_list_of_failures_that_no_export_wrote_is_refused() -> None:
     """It stays as it is."""
     STORE.pipe_file(ERRORS, b"theirs")

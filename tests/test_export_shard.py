@@ -28,10 +28,12 @@ from shards import (
     own,
     rows_of,
     rows_of_shards,
+    shard_made,
 )
 
 from crowdtwist_async import ConfigurationError, InvalidArgumentError, OutputLockedError, OutputMismatchError
 from crowdtwist_async.export import ExportReport, Shard, export, read_ids
+from crowdtwist_async.export.shard import mark_half_emptied
 from crowdtwist_async.export.target import Target
 
 on_both_loops = pytest.mark.anyio
@@ -485,3 +487,12 @@ def test_of_two_that_begin_at_the_same_moment_one_goes_on(
     [kept] = [other for other in shards if other != shard]
     with closing(Target(str(output), "purchases", shard=kept)) as again:
         again.begin({"endpoint": "purchases"})
+
+
+def test_an_export_without_shards_heeds_no_emptying_of_shards(tmp_path: Path) -> None:
+    """There are none any more, or it would be refused: it is made, and gone on with."""
+    output = tmp_path / "out.jsonl"
+    mark_half_emptied(output)
+
+    assert "complete" == shard_made(emulator_of(3), output, None).status
+    assert "already_complete" == shard_made(emulator_of(3), output, None).status

@@ -18,10 +18,10 @@ from conftest import KEY
 from outputs import SUFFIXES
 
 from crowdtwist_async import ConfigurationError, OutputMismatchError, StorageError
+from crowdtwist_async.export.locks import lock
 from crowdtwist_async.export.storage import (
     check_in_place,
     create,
-    lock,
     remove_file,
     replace_file,
     storing,
@@ -148,14 +148,14 @@ def test_a_file_that_lost_its_name_is_told(tmp_path: Path, other: bytes | None) 
     path = tmp_path / "file"
     descriptor = create(path)
     try:
-        check_in_place(descriptor, path)
+        check_in_place(os.fstat(descriptor), path)
         path.unlink()
         if other is not None:
             path.write_bytes(other)
         with pytest.raises(
             OutputMismatchError, match="file was moved away or removed while it was written: put"
         ):
-            check_in_place(descriptor, path)
+            check_in_place(os.fstat(descriptor), path)
     finally:
         os.close(descriptor)
 

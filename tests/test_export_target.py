@@ -80,13 +80,6 @@ def test_a_folder_that_can_not_be_written_to_is_told(tmp_path: Path, monkeypatch
         Target(str(tmp_path / "out.csv"), "points")
 
 
-@pytest.mark.parametrize("length", [240, 300], ids=["ledger", "output"])
-def test_a_name_that_is_too_long_is_told(tmp_path: Path, length: int) -> None:
-    """Also where only the ledger's is."""
-    with pytest.raises(StorageError, match="can't be written: File name too long. Put that right"):
-        Target(str(tmp_path / ("x" * length + ".jsonl")), "points")
-
-
 @pytest.mark.parametrize("output", ["-", "out.jsonl", "out.parquet", "out.sqlite"])
 def test_only_csv_is_disarmed(output: str) -> None:
     """The other formats have no formulas: whoever asks for it expects something else."""
@@ -406,6 +399,17 @@ def test_a_full_disk_at_the_errors_file_leaves_nothing_open(
     assert [] == unraisable
 
 
+def test_a_database_with_several_names_is_refused(tmp_path: Path) -> None:
+    """Its journal, and the lock, would be beside one of them alone."""
+    path = tmp_path / "out.sqlite"
+    exported(path, "a")
+    (tmp_path / "other.sqlite").hardlink_to(path)
+    before = path.read_bytes()
+    with pytest.raises(OutputMismatchError, match="out.sqlite has other names too, by hard links"):
+        Target(str(path), "purchases", fresh=True)
+    assert before == path.read_bytes()
+
+
 @pytest.mark.parametrize("way", ["symlink_to", "hardlink_to"])
 def test_a_running_export_is_safe_by_any_name(path: Path, way: str) -> None:
     """A ledger lies beside a name, and an output may have several: rows would be torn, and both complete."""
@@ -415,7 +419,7 @@ def test_a_running_export_is_safe_by_any_name(path: Path, way: str) -> None:
     with closing(opened(path)) as target:
         commit(target, "a")
         getattr(other, way)(path)
-        with pytest.raises(OutputLockedError, match=f"another export is writing .*other{path.suffix}"):
+        with pytest.raises((OutputLockedError, OutputMismatchError), match=r"writing .*other\.|hard links"):
             Target(str(other), "purchases", fresh=True)
         commit(target, "b")
         target.complete()
@@ -428,8 +432,37 @@ def test_a_name_that_is_too_long_for_the_files_beside_it_is_told(path: Path) -> 
     fitting = path.with_name("x" * (longest - len(path.suffix)) + path.suffix)
     exported(fitting, "a")
     assert expected("a") == stored(fitting)
-    with pytest.raises(ConfigurationError, match=f"name has {longest + 1} bytes, .*: {longest} at most$"):
-        Target(str(fitting.with_name(f"x{fitting.name}")), "purchases")
+    for more in (1, 100):
+        with pytest.raises(
+            ConfigurationError, match=f"name has {longest + more} bytes, .*: {longest} at most$"
+        ):
+            Target(str(fitting.with_name("x" * more + fitting.name)), "purchases")
+
+
+def test_a_name_that_sqlite_would_take_for_a_uri_is_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`file:out.sqlite` is a file of that name, and not `out.sqlite`."""
+    monkeypatch.chdir(path.parent)
+    exported(path, "theirs")
+    own = Path(f"file:{path.name}")
+    before = contents(path.parent)
+    exported(own, "a")
+
+    assert expected("a") == stored(own.absolute())
+    assert before.items() <= contents(path.parent).items()
+    private = [file for file in own.absolute().parent.iterdir() if file.name.startswith("file:")]
+    assert {0} == {stat.S_IMODE(file.stat().st_mode) & 0o077 for file in private}
+    with closing(opened(own)) as again:
+        assert again.completed_at is not None
+
+
+@pytest.mark.parametrize("name", ["in.parquet", "in.jsonl", "folder/in.csv"])
+def test_an_output_within_an_output_is_refused(tmp_path: Path, name: str) -> None:
+    """Readers take all that is in a Parquet folder for its table."""
+    outer = tmp_path / "out.parquet"
+    exported(outer, "a")
+    (outer / "folder").mkdir()
+    with pytest.raises(ConfigurationError, match=r"is in the output out\.parquet: name one outside of it$"):
+        Target(str(outer / name), "purchases")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])

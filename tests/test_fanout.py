@@ -1079,3 +1079,22 @@ async def test_the_errors_of_outcomes_hold_no_frames() -> None:
         outcome.error.__context__,
         outcome.error.__cause__,
     )
+
+
+async def test_whoever_waits_for_an_outcome_is_told_when_the_block_is_left() -> None:
+    """A task beside it would wait for good."""
+    ends: list[BaseException] = []
+
+    async def take(outcomes: FanOut[str, Any]) -> None:
+        with pytest.raises(ClientClosedError, match="the fan-out is over") as caught:
+            await anext(outcomes)
+        ends.append(caught.value)
+
+    async with Members(held=["1", "2"]).client() as client:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                async with client.fan_out(client.points_awaiting_fulfillment, ["1", "2"]) as outcomes:
+                    for _ in range(2):
+                        tasks.start_soon(take, outcomes)
+                    await anyio.wait_all_tasks_blocked()
+    assert 2 == len(ends)

@@ -14,7 +14,7 @@ from conftest import KEY
 from scripted import OK, status
 from virtual import Stopwatch, TimedTransport, make_budget, virtual
 
-from crowdtwist_async import CrowdTwistClient, Reply, Request, RetryPolicy
+from crowdtwist_async import CrowdTwistClient, Reply, Request, RetryPolicy, ServerError
 
 pytestmark = pytest.mark.anyio
 
@@ -100,3 +100,27 @@ async def test_no_key_is_begun_in_a_pause(ordered: bool) -> None:
     assert ends.pop("DeadlineExceededError", 0) <= 3
     assert ends.keys() == {"ok"}
     assert all(moment in (0.0, 100.0) for moment in transport.moments)
+
+
+@both_orders
+async def test_no_key_is_begun_in_the_pause_of_a_host(ordered: bool) -> None:
+    """A 503 whose pause outlasts the deadline fails the keys that are under way, and no others."""
+    transport = TimedTransport(OK, OK, OK, OK, OK, status(503, retry_after="25"), OK)
+    async with client_of(transport, deadline=5.0, retry=RetryPolicy(max_attempts=1)) as client:
+        ends = await ends_of(client, 500, concurrency=4, ordered=ordered)
+
+    assert 1 == ends.pop("ServerError")
+    assert ends.pop("DeadlineExceededError", 0) <= 3
+    assert ends.keys() == {"ok"}
+    assert {0.0, 25.0} == set(transport.moments)
+
+
+async def test_a_pause_of_a_host_that_others_met_costs_a_key_at_most() -> None:
+    """A run learns of it from its first call there."""
+    transport = TimedTransport(status(503, retry_after="25"), OK)
+    async with client_of(transport, deadline=5.0, retry=RetryPolicy(max_attempts=1)) as client:
+        with pytest.raises(ServerError):
+            await client.points_awaiting_fulfillment("7")
+        ends = await ends_of(client, 500, concurrency=64)
+
+    assert {"DeadlineExceededError": 1, "ok": 499} == ends

@@ -274,3 +274,28 @@ async def test_what_ends_the_program_comes_as_itself_out_of_a_prefetch() -> None
     async with CrowdTwistClient(api_key=KEY, transport=transport) as client:
         with pytest.raises(ProgramEndError):
             await walk(client.iter_user_purchases("7").prefetch(2))
+
+
+class Keys:
+    """What is iterated by a generator of its own, with a scope in it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            with anyio.CancelScope():
+                for number in range(100):
+                    yield f"{number}"
+        finally:
+            self.closed = True
+
+
+async def test_a_generator_that_is_made_for_the_run_is_read_by_one_task(client: CrowdTwistClient) -> None:
+    """And closed with the block: nobody else could."""
+    keys = Keys()
+    async with client.fan_out(echo, keys, concurrency=8) as outcomes:
+        for _ in range(3):
+            await anext(outcomes)
+
+    assert keys.closed

@@ -142,7 +142,7 @@ async def test_a_permit_that_is_there_is_taken_however_late_it_is() -> None:
 
     transport = ScriptedTransport(late, late, OK)
     sender = Sender(SETTINGS, transport, Other(math.inf, clock=anyio.current_time), 64)
-    times = sender._reply_times[CALL.endpoint.name]
+    times = sender._line.reply_times[CALL.endpoint.name]
     times.note(1e6)
     times.note_cut(anyio.current_time())
     await sender.send(CALL, Options(1.0, 2.0, RetryPolicy(initial=0)))

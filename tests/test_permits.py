@@ -33,6 +33,7 @@ from crowdtwist_async import (
 )
 from crowdtwist_async._config import make_settings
 from crowdtwist_async._permits import Permits
+from crowdtwist_async._progress import RunStats
 from crowdtwist_async._protocol import points_call, rewards_call
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async._send import Options, Sender
@@ -498,17 +499,75 @@ async def test_a_host_s_pause_that_ends_after_the_deadline_is_refused_at_once(
 async def test_a_host_s_pause_that_is_prolonged_does_not_outlast_the_deadline() -> None:
     """Who sits out a pause that grows beyond the deadline leaves with it."""
     sender = make_sender(TimedTransport())
-    await sender._permits.heed(failed(503, 5.0), POS, 120.0)
+    await sender._line.permits.heed(failed(503, 5.0), POS, 120.0)
 
     async def prolong() -> None:
         await anyio.sleep(3)
-        await sender._permits.heed(failed(503, 30.0), POS, 120.0)
+        await sender._line.permits.heed(failed(503, 30.0), POS, 120.0)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(prolong)
         error = await raised(lambda: sender.send(POINTS_CALL, with_deadline(8.0)))
     assert isinstance(error, DeadlineExceededError)
     assert (True, 0) == ((error.elapsed or 0.0) <= 8.1, error.attempts)
+
+
+@pytest.mark.parametrize("code", [429, 503])
+async def test_calls_that_are_refused_at_once_let_others_run(code: int) -> None:
+    """One after the other in a pause: each could end without a turn of the event loop, and block it."""
+    sender = make_sender(TimedTransport(status(code, retry_after="20"), OK))
+    await raised(lambda: sender.send(POINTS_CALL, with_deadline(None)))
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while turns < 1000:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(turn)
+        for _ in range(100):
+            error = await raised(lambda: sender.send(POINTS_CALL, with_deadline(5.0)))
+            assert isinstance(error, DeadlineExceededError)
+        assert turns >= 50
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_pause_that_another_client_met_is_told() -> None:
+    """It shares the budget: its calls are refused at once as well, and say why."""
+    budget = make_budget()
+    told, other = (
+        make_sender(TimedTransport(status(429, retry_after="60")), budget),
+        make_sender(TimedTransport(), budget),
+    )
+    await raised(lambda: told.send(POINTS_CALL, with_deadline(None)))
+
+    error = await raised(lambda: other.send(POINTS_CALL, with_deadline(5.0)))
+
+    assert 0.0 == error.elapsed
+    assert "in a pause that the server asked for by a 429: call again when it is over, in 60.0 s" in str(
+        error
+    )
+
+
+async def test_a_permit_from_before_another_client_s_pause_is_not_used_after_it() -> None:
+    """Who waited for one when the other client met the 429 would send together with the next."""
+    budget = make_budget()
+    told, other = make_permits(budget), make_permits(budget)
+    watch, moments = Stopwatch(), list[float]()
+
+    async def take() -> None:
+        assert await other.take()
+        moments.append(watch.seconds)
+
+    assert await other.take()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(take)
+        await anyio.sleep(0.5)
+        await told.heed(limited(20.0), POS, 120.0)
+    assert [20.5, 21.5, 22.5] == moments
 
 
 class Store:
@@ -596,10 +655,10 @@ async def test_closing_ends_the_wait_for_a_pause_to_end() -> None:
     watch = Stopwatch()
     assert isinstance(await raised(lambda: sender.send(POINTS_CALL, with_deadline(None))), RateLimitError)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(sender.sit_out_pause)
+        tasks.start_soon(sender.sit_out_pause, RunStats())
         await anyio.sleep(0.5)
         sender.waits.end()
-    await sender.sit_out_pause()
+    await sender.sit_out_pause(RunStats())
     assert 0.5 == watch.seconds
 
 

@@ -221,3 +221,17 @@ def test_twice_the_everyday_faults_are_no_outage(seed: int, caplog: pytest.LogCa
 
     assert len(errors) <= 10
     assert stats.requests <= 1350
+
+
+UNKNOWN = status(404, b'{"system": "pos", "reason": "user_not_found", "description": "", "message": "no"}')
+REFUSED = [UNKNOWN, status(400, b"{}"), status(403, b"{}")]
+
+
+@pytest.mark.parametrize("answer", REFUSED, ids=["unknown", "bad", "not allowed"])
+def test_an_answer_that_is_an_error_gives_back_too(answer: Outcome) -> None:
+    """Retries work where the API answers after them, though it knows nobody: as many are made as are needed."""
+    errors, stats = call_all([status(503, retry_after="0"), answer] * 100, 100)
+
+    assert (200, 100) == (stats.requests, stats.retries)
+    assert not any(isinstance(error, ServerError) for error in errors)
+    assert 100 == len(errors)

@@ -228,7 +228,7 @@ async def test_the_deadline_covers_waiting_for_a_slot() -> None:
 async def test_the_deadline_covers_waiting_for_a_permit() -> None:
     """A call that gets no permit in time says what bulk callers should do."""
     sender = make_sender(ScriptedTransport(), per_minute=1)
-    sender._permits._budget = RateBudget(1, 1)
+    sender._line.permits._budget = RateBudget(1, 1)
     await sender.send(CALL, options())
     with pytest.raises(DeadlineExceededError, match="request budget"):
         await sender.send(CALL, options(deadline=0.02))

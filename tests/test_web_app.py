@@ -66,7 +66,7 @@ async def test_callers_that_go_away_leave_nothing() -> None:
             assert {200} <= {status for status, _ in answered} <= {200, 503}
             assert not emulator.pending_faults
             assert [404] * 40 == [(await handle(client, "nobody"))[0] for _ in range(40)]
-            assert 32 == client._session.sender._slots.value
+            assert 32 == client._session.sender._line.slots.value
             assert len(asyncio.all_tasks()) <= 2
         async with asyncio.timeout(2):
             # The server closes its ends when it notices.

@@ -305,7 +305,7 @@ class WalkMachine(RuleBasedStateMachine):
         assert [] == self.loop.left()
         sender = self.client._session._sender
         assert sender is not None
-        assert sender._slots.value == SLOTS
+        assert sender._line.slots.value == SLOTS
 
 
 class _Held:

@@ -29,9 +29,10 @@ from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, StorageError
 from crowdtwist_async.export import ExportReport, IdSource, Shard, export, read_ids
+from crowdtwist_async.export.places import STANDARD_OUTPUT, files_of
 from crowdtwist_async.export.plan import EXPORT_RATE, counted, warnings_of
+from crowdtwist_async.export.shard import is_of_a_shard
 from crowdtwist_async.export.storage import remove_unfinished, replace_file, storing
-from crowdtwist_async.export.target import STANDARD_OUTPUT
 
 STANDARD_INPUT = "-"
 _BEGINS = b'{"output": '
@@ -83,17 +84,19 @@ class ExportOptions:
     def _check_summary(self, name: str) -> None:
         """Refuse a place that can't take the summary now, rather than when the export has ended."""
         path = _followed(name)
-        own = self.output if self.shard is None else self.shard.beside(Path(self.output))
-        taken = [self.output, *(f"{own}{end}" for end in ("", ".ledger.sqlite", ".errors.jsonl"))]
-        if str(path) in [os.path.realpath(other) for other in (*taken, self.ids) if other is not None]:
+        taken = {os.path.realpath(other) for other in files_of(self.output, self.shard)}
+        if self.ids is not None:
+            taken.add(os.path.realpath(self.ids))
+        output = Path(os.path.realpath(self.output))
+        if str(path) in taken or (path.parent == output.parent and is_of_a_shard(output, path.name)):
             raise ConfigurationError("--summary names a file of the export itself: name another")
-        if Path(os.path.realpath(self.output)) in path.parents:
+        if output in path.parents:
             raise ConfigurationError("--summary names a file in the output: name one outside it")
         if name == STANDARD_OUTPUT or (path.exists() and not path.is_file()):
             raise ConfigurationError(f"--summary takes the name of a file, which {name} is not")
         if not os.access(path.parent, os.W_OK):
             raise ConfigurationError(f"the folder of {name} is not there, or can't be written to")
-        _check_replaceable(path)
+        _check_is_summary(path)
 
     def remove_unfinished_summary(self) -> None:
         """Remove what a kill left of an earlier run's; what can't be is told when the summary is written."""
@@ -253,13 +256,13 @@ async def _write_summary(
 
     def replace() -> None:
         with storing(name):
-            _check_replaceable(_followed(name))
+            _check_is_summary(_followed(name))
             replace_file(_followed(name), iter([content]))
 
     await anyio.to_thread.run_sync(replace)
 
 
-def _check_replaceable(path: Path) -> None:
+def _check_is_summary(path: Path) -> None:
     """Refuse to write a summary over anything else: a shard's rows, for one."""
     if not path.exists():
         return

@@ -20,9 +20,9 @@ from rich.segment import ControlType, Segment
 from rich.text import Text
 
 from crowdtwist_async.cli._summary import percent, title_of
+from crowdtwist_async.export.places import STANDARD_OUTPUT
 from crowdtwist_async.export.plan import Plan, counted, duration
 from crowdtwist_async.export.report import ExportReport
-from crowdtwist_async.export.target import STANDARD_OUTPUT
 
 REFRESH_SECONDS = 0.25
 LOG_SECONDS = 30.0

@@ -7,9 +7,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from crowdtwist_async.export.places import STANDARD_OUTPUT
 from crowdtwist_async.export.plan import counted, duration
 from crowdtwist_async.export.report import ExportReport
-from crowdtwist_async.export.target import STANDARD_OUTPUT
 
 
 def summary_of(report: ExportReport, *, fresh: bool = False) -> Iterator[str]:

@@ -42,6 +42,12 @@ def _check_keys(api_key: object, signing: object) -> None:
         raise TypeError("signing must be an HmacKey: HmacKey(public_key, private_key)")
 
 
+def _check_functions(**functions: object) -> None:
+    for name, function in functions.items():
+        if not callable(function):
+            raise TypeError(f"{name} must be a function, not {type(function).__name__}")
+
+
 class Emulator:
     """
     The CrowdTwist API over seeded members, as an ASGI app that serves both hosts.
@@ -69,7 +75,7 @@ class Emulator:
 
     Raises:
         ValueError: One of the numbers, or a key, can't be; the text begins with the argument's name.
-        TypeError: `signing` is no `HmacKey`.
+        TypeError: `signing` is no `HmacKey`, or one of the clocks, or `sleep`, no function.
     """
 
     first_id = FIRST_ID
@@ -98,6 +104,7 @@ class Emulator:
         if not is_integer(seed):
             raise ValueError("seed must be an integer")
         _check_keys(api_key, signing)
+        _check_functions(clock=clock, wall_clock=wall_clock, sleep=sleep)
         self.api_key = api_key
         self.signing = signing
         self._wall_clock = wall_clock

@@ -60,13 +60,22 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _encoded(headers: Mapping[Any, Any]) -> Headers:
+def _encoded(headers: Any) -> Headers:
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers must be texts by their names, not {type(headers).__name__}")
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str) or not value.isascii():
             raise TypeError("headers must be texts by their names, of ASCII alone")
         if not re.fullmatch(_HEADER, f"{name}: {value}"):
             raise ValueError("a header's name, or its value, has a character that none can have")
     return tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
+
+
+def _are_encoded(headers: Any) -> bool:
+    return isinstance(headers, tuple) and all(
+        isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, bytes) for part in pair)
+        for pair in headers
+    )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -106,8 +115,10 @@ class Fault:
         for name, kinds, told in _TYPES:
             if not isinstance(value := getattr(self, name), kinds) or isinstance(value, bool):
                 raise TypeError(f"{name} must be {told}, not {type(value).__name__}")
-        if self.kind == "rewrite" and not callable(self.change):
-            raise TypeError("change must be a function that takes the decoded body and returns another")
+        if callable(self.change) != (self.kind == "rewrite"):
+            raise TypeError("change must be a function of a rewrite, from the decoded body to another")
+        if not _are_encoded(self.headers):
+            raise TypeError("headers must be pairs of bytes here: make the fault with Fault.status")
         if self.body and self.code in _WITHOUT_BODY:
             raise ValueError(f"a {self.code} has no body: leave body out")
 
@@ -140,14 +151,19 @@ class Fault:
             reason: The reason in the error body, such as `not_configured`.
             limits: Which requests it is meant for.
         """
-        named = dict(headers or {})
+        named = dict(_encoded({} if headers is None else headers))
         if retry_after is not None:
-            named["retry-after"] = str(retry_after)
-        return cls("status", code=code, body=body, headers=_encoded(named), reason=reason, **_chosen(limits))
+            if not isinstance(retry_after, str) and not _is_number(retry_after):
+                raise TypeError(f"retry_after must be a number or a str, not {type(retry_after).__name__}")
+            named.update(_encoded({"retry-after": str(retry_after)}))
+        sent = tuple(named.items())
+        return cls("status", code=code, body=body, headers=sent, reason=reason, **_chosen(limits))
 
     @classmethod
     def not_json(cls, body: bytes = GATEWAY_PAGE, **limits: Unpack[Limits]) -> Fault:
         """Answer 200 with an HTML page, as a captive portal does."""
+        if not isinstance(body, bytes):
+            raise TypeError(f"body must be bytes, not {type(body).__name__}")
         return cls("status", body=body, headers=HTML_TYPE, **_chosen(limits))
 
     @classmethod

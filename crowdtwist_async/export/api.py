@@ -24,13 +24,14 @@ from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export.ids import IdCount, IdSource, collect_ids
 from crowdtwist_async.export.outage import OutageError
+from crowdtwist_async.export.places import STANDARD_OUTPUT, check_apart, check_place
 from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.rows import iso
 from crowdtwist_async.export.run import Pace, Run
 from crowdtwist_async.export.shard import Shard
 from crowdtwist_async.export.source import Source
 from crowdtwist_async.export.store import FileWork
-from crowdtwist_async.export.target import STANDARD_OUTPUT, Target, check_apart
+from crowdtwist_async.export.target import Target
 from crowdtwist_async.export.threads import in_daemon_thread
 
 _DATE_END = "date_end_pinned"
@@ -112,6 +113,7 @@ async def export(
     _check_progress(progress)
     if place == STANDARD_OUTPUT and (fresh or retry_failed or max_age is not None):
         raise ConfigurationError("standard output holds no earlier export: name a file")
+    await in_daemon_thread(partial(check_place, place, part, disarm_formulas=disarm_formulas))
     report = ExportReport(place, endpoint, per_minute=_rate(client))
     report.shard = None if part is None else str(part)
     found = await _counted(user_ids, part, stop)
@@ -194,7 +196,7 @@ async def _run(run: Run, target: Target, report: ExportReport, work: FileWork, i
         finished, report.reason = False, str(error)
     await work.do(partial(_tally, report, target))
     if finished:
-        report.status, report.duplicates = "complete", max(report.ids - report.done, 0)
+        report.status, report.duplicates = "complete", report.doubled
         report.completed_at = iso(await work.do(target.complete))
     else:
         report.status = "stopped"
@@ -217,7 +219,7 @@ def _begin(
     report.resumed = report.done
     if target.completed_at is not None:
         report.completed_at = iso(target.completed_at)
-        report.duplicates = max(report.ids - report.done, 0)
+        report.duplicates = report.doubled
     if source.name != "purchases" or source.date_end is not None:
         return source
     day = target.ledger.get(_DATE_END)

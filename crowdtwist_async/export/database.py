@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from crowdtwist_async.export.rows import MODELS
 from crowdtwist_async.export.storage import PRIVATE, foreign
@@ -21,26 +22,39 @@ OWN = frozenset({*_LEDGER, *MODELS})
 _TABLES = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
 
 
-def is_new(path: Path, file: int, discard: Callable[[], None] | None) -> bool:
-    """Check whose file it is; empty it if told."""
-    _undo_interrupted(path)
-    if os.fstat(file).st_size:
-        _check_header(path)
-    if discard is not None:
-        check_tables(path)
-        discard()
-        # SQLite removes a journal that lies beside an empty file.
-        os.ftruncate(file, 0)
-        os.fsync(file)
-    is_empty = not os.fstat(file).st_size
-    if is_empty:
-        os.fchmod(file, PRIVATE)
-    return is_empty
+def is_new(path: Path, discard: Callable[[], None] | None) -> bool:
+    """Check whose file it is, which is made if need be; empty it if told."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
+    try:
+        _undo_interrupted(path)
+        if os.fstat(file).st_size:
+            _check_header(path)
+        if os.fstat(file).st_nlink > 1:
+            # A lock, and SQLite's journal, are beside one name.
+            raise foreign(path, "has other names too, by hard links, which SQLite can't work with")
+        if discard is not None:
+            check_tables(path)
+            discard()
+            # SQLite removes a journal that lies beside an empty file.
+            os.ftruncate(file, 0)
+            os.fsync(file)
+        is_empty = not os.fstat(file).st_size
+        if is_empty:
+            os.fchmod(file, PRIVATE)
+        return is_empty
+    finally:
+        os.close(file)
+
+
+def connect(path: Path, **options: Any) -> sqlite3.Connection:
+    """Connect to a file by a name that SQLite takes for nothing else: `file:x` is a URI to it."""
+    connection: sqlite3.Connection = sqlite3.connect(path.absolute(), **options)
+    return connection
 
 
 def _undo_interrupted(path: Path) -> None:
     """Let SQLite undo what a crash interrupted, its own creation too; other files it leaves as they are."""
-    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(path)) as connection:
+    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(connect(path)) as connection:
         connection.execute("PRAGMA page_count")
 
 
@@ -56,7 +70,7 @@ def _check_header(path: Path) -> None:
 def check_tables(path: Path) -> None:
     """Refuse to remove a database to which somebody has added tables or views."""
     found: set[str] = set()
-    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(path)) as connection:
+    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(connect(path)) as connection:
         found = {name for (name,) in connection.execute(_TABLES)}
     if _LEDGER.issubset(found) and (others := found - OWN):
         raise foreign(path, f"holds {min(others)!r}, a table or view that no export made")

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from crowdtwist_async.errors import OutputMismatchError
-from crowdtwist_async.export.database import OWN, check_tables
+from crowdtwist_async.export.database import OWN, check_tables, connect
 from crowdtwist_async.export.formats import csv, jsonl
 from crowdtwist_async.export.formats.lines import BYTES, looks_ours
 from crowdtwist_async.export.ledger import Ledger
@@ -135,7 +135,7 @@ class _Database:
             check_tables(self._path)
         with replacing(self._path) as (beside, _), closing(_connected(beside)) as connection:
             for number, (path, ledger) in enumerate(shards()):
-                connection.execute("ATTACH DATABASE ? AS shard", (os.fsencode(path),))
+                connection.execute("ATTACH DATABASE ? AS shard", (os.fsencode(path.absolute()),))
                 if not number:
                     self._copy_tables(connection)
                 self._copy_rows(connection, path, ledger)
@@ -175,7 +175,7 @@ def _digest(shards: Shards) -> str:
 
 def _connected(path: Path) -> sqlite3.Connection:
     """A database that is synced when it is whole, and thrown away otherwise."""
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = connect(path, isolation_level=None)
     connection.execute("PRAGMA main.journal_mode = OFF")
     connection.execute("PRAGMA main.synchronous = OFF")
     return connection

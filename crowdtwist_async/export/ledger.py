@@ -11,24 +11,23 @@ A member stands in it if and only if its rows are in the output.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from crowdtwist_async.errors import OutputMismatchError
-from crowdtwist_async.export.database import APPLICATION, is_new
+from crowdtwist_async.export.database import APPLICATION, connect, is_new
+from crowdtwist_async.export.locks import lock, unlock
 from crowdtwist_async.export.rows import SCHEMA_VERSION
 from crowdtwist_async.export.storage import (
     changed,
     check_in_place,
     check_version,
     difference,
-    lock,
     storing,
     sync_folder,
-    unlock,
 )
 
 COMPLETED_AT = "completed_at"
@@ -105,21 +104,26 @@ class Ledger:
             if path is None:
                 self._connection = self._connected(is_new=True)
                 return
-            was_there = path.exists()
             self._lock = lock(path, place)
+            was_there = path.exists()
             try:
-                self._is_new = is_new(path, self._lock, discard)
+                self._is_new = is_new(path, discard)
                 self._connection = self._connected(is_new=self._is_new)
+                self._opened = path.stat()
             except BaseException:
-                if not was_there and not os.fstat(self._lock).st_size:
-                    path.unlink(missing_ok=True)
+                if not was_there and path.exists() and not path.stat().st_size:
+                    path.unlink()
                 self._unlock()
                 raise
 
     def _connected(self, *, is_new: bool) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path or "", timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        options: dict[str, Any] = {
+            "timeout": _BUSY_SECONDS,
+            "isolation_level": None,
+            "check_same_thread": False,
+        }
+        path = self._path
+        connection = sqlite3.connect("", **options) if path is None else connect(path, **options)
         try:
             if is_new:
                 connection.executescript(f"PRAGMA synchronous = FULL;BEGIN;{_TABLES}COMMIT;")
@@ -160,7 +164,7 @@ class Ledger:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            unlock(self._lock)
+            unlock(self._lock, self._path)
             self._lock = None
 
     # State
@@ -250,21 +254,36 @@ class Ledger:
             StorageError: It can't be written.
         """
         with storing(self._name):
-            if self._path is not None and self._lock is not None:
-                check_in_place(self._lock, self._path)
+            if self._path is not None:
+                check_in_place(self._opened, self._path)
             connection = self.open_transaction()
-            for mark in marks:
-                connection.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?)", mark[:6])
-                connection.execute("DELETE FROM failures WHERE requested_id = ?", mark[:1])
-                if mark.status == "failed":
-                    connection.execute("INSERT INTO failures VALUES (?, ?, ?)", (mark[0], *mark[6:]))
-            for key, value in (state or {}).items():
-                connection.execute("DELETE FROM export_state WHERE key = ?", (key,))
-                if value is not None:
-                    connection.execute("INSERT INTO export_state VALUES (?, ?)", (key, value))
-            if part is not None:
-                connection.execute("INSERT INTO parts VALUES (?, ?, ?)", part)
-            connection.execute("COMMIT")
+            try:
+                _note(connection, marks, state or {}, part)
+                connection.execute("COMMIT")
+            except BaseException:
+                # What is asked for next would be answered with what is not committed.
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+
+
+def _note(
+    connection: sqlite3.Connection,
+    marks: Iterable[Mark],
+    state: Mapping[str, str | None],
+    part: tuple[str, int, int] | None,
+) -> None:
+    for mark in marks:
+        connection.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?)", mark[:6])
+        connection.execute("DELETE FROM failures WHERE requested_id = ?", mark[:1])
+        if mark.status == "failed":
+            connection.execute("INSERT INTO failures VALUES (?, ?, ?)", (mark[0], *mark[6:]))
+    for key, value in state.items():
+        connection.execute("DELETE FROM export_state WHERE key = ?", (key,))
+        if value is not None:
+            connection.execute("INSERT INTO export_state VALUES (?, ?)", (key, value))
+    if part is not None:
+        connection.execute("INSERT INTO parts VALUES (?, ?, ?)", part)
 
 
 def _primary_code(error: Exception) -> int | None:

@@ -18,15 +18,10 @@ from crowdtwist_async.export.formats.jsonl import BEGINS
 from crowdtwist_async.export.formats.lines import BYTES, TAIL, looks_ours
 from crowdtwist_async.export.joining import Shards, check_parts, joined_as
 from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger, Totals
-from crowdtwist_async.export.shard import LEDGER, Shard, check_not_half_emptied, check_split, shards_at
+from crowdtwist_async.export.places import STANDARD_OUTPUT, checked_path, errors_path, ledger_path
+from crowdtwist_async.export.shard import Shard, check_not_half_emptied, check_split, shards_at
 from crowdtwist_async.export.storage import difference, foreign, remove_file, replace_file, storing
-from crowdtwist_async.export.target import (
-    ERRORS,
-    STANDARD_OUTPUT,
-    checked_path,
-    failures_of,
-    has_content,
-)
+from crowdtwist_async.export.target import failures_of, has_content
 
 _OF_EACH = {"shard", BYTES, TAIL, COMPLETED_AT}
 """What shards of one run need not have in common."""
@@ -113,14 +108,13 @@ def _all_shards(path: Path) -> list[Shard]:
 @contextmanager
 def _opened(path: Path, shard: Shard) -> Iterator[Ledger]:
     """The ledger of a shard that is complete, locked."""
-    own, name = shard.beside(path), f"shard {shard} of {path}"
-    ledger_path = own if path.suffix == ".sqlite" else own.with_name(f"{own.name}{LEDGER}")
-    if not has_content(ledger_path):
+    at, name = ledger_path(path, shard), f"shard {shard} of {path}"
+    if not has_content(at):
         raise OutputMismatchError(f"{name} is not there: export it, and merge again")
-    ledger = Ledger(ledger_path, name)
+    ledger = Ledger(at, name)
     try:
         if ledger.get("shard") != str(shard):
-            raise foreign(ledger_path, f"is the ledger of something else than {name}")
+            raise foreign(at, f"is the ledger of something else than {name}")
         if ledger.get(COMPLETED_AT) is None:
             raise OutputMismatchError(f"{name} is not complete: export it again to go on, and merge then")
         yield ledger
@@ -175,7 +169,7 @@ def _checked(path: Path, shards: _Shards) -> tuple[MergeReport, list[State]]:
 def _merged(
     path: Path, shards: _Shards, states: list[State], report: MergeReport, *, fresh: bool
 ) -> MergeReport:
-    errors = path.with_name(f"{path.name}{ERRORS}")
+    errors = errors_path(path, None)
     if errors.exists() and not looks_ours(errors, BEGINS):
         raise foreign(errors, "is there already, and was written by no export")
 

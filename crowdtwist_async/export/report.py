@@ -73,6 +73,11 @@ class ExportReport:
         return self.members + self.not_found + self.failed
 
     @property
+    def doubled(self) -> int:
+        """`duplicates`, of what is complete; ids may have gone since."""
+        return max(self.ids - self.done, 0)
+
+    @property
     def requests_per_second(self) -> float:
         """Of this run."""
         return self.requests / self.seconds if self.seconds else 0.0

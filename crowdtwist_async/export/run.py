@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 from attrs import frozen
 
-from crowdtwist_async._progress import METER, Stats
+from crowdtwist_async._progress import METER, RunStats
 from crowdtwist_async._retry import RetryPolicy
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import (
@@ -80,13 +80,14 @@ class Run:
         self._progress = progress
         self._outage = Outage(self._ask, pace.max_outage, self._sleep, stop.is_set)
         self._work = work
-        self._stats = Stats()
+        self._stats = RunStats()
         self._started = anyio.current_time()
         self._in_flight = 0
         self._workers = 0
         """As many as there was work for at once."""
         self._changed = anyio.Event()
         self._reading = anyio.Lock()
+        self._beginning = anyio.Lock(fast_acquire=True)
         self._coming = anyio.CancelScope()
         self._watching = anyio.CancelScope()
         self._telling = anyio.CancelScope()
@@ -162,6 +163,9 @@ class Run:
         """The next member to try; `None` ends the worker."""
         while True:
             await self._outage.over()
+            async with self._beginning:
+                # Members that wait for a permit would all have to be finished before a run can stop.
+                await self._stats.until_none_waits()
             if self._stop.is_set():
                 return None
             if (member := self._queue.due()) is not None:

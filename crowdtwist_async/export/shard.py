@@ -96,9 +96,17 @@ def shards_at(output: Path) -> dict[Shard, str]:
     return dict(sorted(found.items(), key=lambda item: (item[0].count, item[0].index)))
 
 
+def is_of_a_shard(output: Path, name: str) -> bool:
+    """Whether a name beside an output is one that a shard of it gives to a file."""
+    return re.fullmatch(rf"{_beside(output)}(\..*)?", name) is not None
+
+
+def _beside(output: Path) -> str:
+    return rf"{re.escape(output.stem)}\.{_TAG}{re.escape(output.suffix)}"
+
+
 def _tagged(output: Path) -> Iterator[tuple[str, re.Match[str]]]:
-    beside = rf"{re.escape(output.stem)}\.{_TAG}{re.escape(output.suffix)}({re.escape(LEDGER)})?"
-    places = [(output.parent, beside)]
+    places = [(output.parent, rf"{_beside(output)}({re.escape(LEDGER)})?")]
     if output.is_dir():
         places.append((output, rf"part-{_TAG}-[0-9]{{6,}}\.parquet"))
     for folder, pattern in places:

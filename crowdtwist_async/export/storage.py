@@ -7,28 +7,23 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from threading import RLock
-from typing import Any
 
-from crowdtwist_async.errors import ConfigurationError, OutputLockedError, OutputMismatchError, StorageError
+from crowdtwist_async.errors import OutputMismatchError, StorageError
 
 STANDARD_OUTPUT = "standard output"
 PRIVATE = 0o600
 PRIVATE_FOLDER = 0o700
+NEEDS_MORE = (
+    "exports to object stores need more packages: pip install 'crowdtwist-async[s3]', or [gcs]; for another"
+    " store 'crowdtwist-async[remote]' and its fsspec package"
+)
 
 _HELD = (
     "another program has held it in a transaction for longer than an export waits. End that program, or its"
     " transaction,"
 )
-_LOCKING = RLock()
-"""Held while the process forks, so that a child knows of all locks: also by a signal handler amid locking."""
-_LOCKED: dict[int, tuple[int, int]] = {}
-"""
-The files that this process holds, by descriptor: opening and closing one again would drop the locks that
-SQLite has on it.
-"""
 
 
 @contextmanager
@@ -61,100 +56,10 @@ def create(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE)
 
 
-def lock(path: Path, place: str) -> int:
-    """
-    Lock a file, which is made if need be; the system drops the lock when the process ends.
-
-    Raises:
-        OutputLockedError: Another export holds it.
-        ConfigurationError: The system has no such locks.
-    """
-    _locks()
-    with _LOCKING:
-        if path.exists() and _identity(path.stat()) in _LOCKED.values():
-            raise _locked(place)
-        return hold(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE), place)
-
-
-def hold(descriptor: int, place: object, *, alone: bool = True) -> int:
-    """
-    Lock a file, or a folder, that is open; it is closed if it can't be had.
-
-    Args:
-        descriptor: What to lock; `unlock` closes it.
-        place: What it belongs to, for the error.
-        alone: Whether nobody else may hold it; else others who say so may.
-
-    Raises:
-        OutputLockedError: Another export holds it.
-    """
-    locks = _locks()
-    with _LOCKING:
-        try:
-            locks.flock(descriptor, (locks.LOCK_EX if alone else locks.LOCK_SH) | locks.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if not isinstance(error, BlockingIOError):
-                raise
-            raise _locked(place) from None
-        _LOCKED[descriptor] = _identity(os.fstat(descriptor))
-    return descriptor
-
-
-def _locks() -> Any:
-    try:
-        import fcntl
-    except ImportError:
-        raise ConfigurationError(
-            "exports to files lock them as Linux and macOS do: run it there, or write to -"
-        ) from None
-    return fcntl
-
-
-def _locked(place: object) -> OutputLockedError:
-    return OutputLockedError(f"another export is writing {place}: wait until it ends, or stop it")
-
-
-def unlock(descriptor: int) -> None:
-    """Let others in; a forked child that does so of its parent's lock changes nothing."""
-    locks = _locks()
-    with _LOCKING:
-        if _LOCKED.pop(descriptor, None) is not None:
-            # Closing alone lets nobody in as long as a program that is being started has a copy.
-            with suppress(OSError):
-                locks.flock(descriptor, locks.LOCK_UN)
-            os.close(descriptor)
-
-
-def _let_go_in_child() -> None:
-    """Hold nothing in a forked child: as long as it has a copy of a descriptor, the file is locked."""
-    for descriptor in _LOCKED:
-        with suppress(OSError):
-            # Closed before another is opened: there may be no more than this one.
-            os.close(descriptor)
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            # What the child has of its parent's export still knows the number: no other file may get it.
-            if nowhere != descriptor:
-                os.dup2(nowhere, descriptor, inheritable=False)
-                os.close(nowhere)
-    _LOCKED.clear()
-    _LOCKING.release()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no forks
-    os.register_at_fork(
-        before=_LOCKING.acquire, after_in_parent=_LOCKING.release, after_in_child=_let_go_in_child
-    )
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def check_in_place(descriptor: int, path: Path) -> None:
+def check_in_place(opened: os.stat_result, path: Path) -> None:
     """Refuse to write on where nobody would find it: to a file that was moved away, removed or replaced."""
     try:
-        in_place = os.path.samestat(os.fstat(descriptor), path.stat())
+        in_place = os.path.samestat(opened, path.stat())
     except FileNotFoundError:
         in_place = False
     if not in_place:

@@ -4,7 +4,6 @@ One output with its ledger and its file of failed members: opened, checked, comp
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from crowdtwist_async.errors import ConfigurationError, OutputMismatchError
-from crowdtwist_async.export.formats import Writer, format_of
+from crowdtwist_async.export.formats import Format, Writer
 from crowdtwist_async.export.formats.jsonl import BEGINS, StandardOutput
 from crowdtwist_async.export.formats.lines import looks_ours
 from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger
+from crowdtwist_async.export.places import (
+    STANDARD_OUTPUT,
+    check_place,
+    errors_path,
+    ledger_path,
+    own_path,
+)
 from crowdtwist_async.export.rows import iso
-from crowdtwist_async.export.shard import LEDGER, Shard, check_not_half_emptied, check_split
-from crowdtwist_async.export.storage import foreign, remove_file, replace_file, storing
+from crowdtwist_async.export.shard import Shard, check_not_half_emptied, check_split
+from crowdtwist_async.export.storage import NEEDS_MORE, foreign, remove_file, replace_file, storing
 
 if TYPE_CHECKING:
     from crowdtwist_async.export.remote import RemoteErrors
-
-STANDARD_OUTPUT = "-"
-ERRORS = ".errors.jsonl"
-_STORES = (
-    "exports to object stores need more packages: pip install 'crowdtwist-async[s3]', or [gcs]; for another"
-    " store 'crowdtwist-async[remote]' and its fsspec package"
-)
 
 
 class Target:
@@ -62,42 +61,40 @@ class Target:
         self._split: tuple[Path, Shard | None] | None = None
         self._errors_path: Path | None = None
         self._remote_errors: RemoteErrors | None = None
-        if disarm_formulas and not output.endswith(".csv"):
-            raise ConfigurationError("disarming formulas is for CSV alone: no other format has any")
+        made = check_place(output, shard, disarm_formulas=disarm_formulas)
         if output == STANDARD_OUTPUT:
             self.ledger = Ledger(None, output)
             self.writer: Writer = StandardOutput(self.ledger)
-            return
-        if "://" in output:
+        elif made is None:
             self.output = output.rstrip("/")
             self.ledger, self.writer, self._remote_errors = _opener()(output, name, fresh=fresh, shard=shard)
-            return
-        with storing(output):
-            whole = checked_path(output)
-            made = format_of(whole, disarm_formulas=disarm_formulas, shard=shard)
-            check_split(whole, shard)
-            if not fresh:
-                check_not_half_emptied(whole)
-            own = whole if shard is None else shard.beside(whole)
-            check_name(own)
-            path = whole if made.is_folder else own
-            place = output if shard is None else f"shard {shard} of {output}"
-            self.output = output if path == whole else str(path)
-            ledger_path = own if made.has_own_ledger else own.with_name(f"{own.name}{LEDGER}")
-            if not fresh and made.is_taken(path) and not has_content(ledger_path):
-                raise foreign(path, f"is there already, and no ledger {ledger_path.name} is beside it")
-            errors = self._errors_path = own.with_name(f"{own.name}{ERRORS}")
-            if errors.exists() and not looks_ours(errors, BEGINS):
-                raise foreign(errors, "is there already, and was written by no export")
+        else:
+            with storing(output):
+                self._open(Path(output), name, made, shard, fresh=fresh)
 
-            def discard() -> None:
-                with storing(path):
-                    made.discard(path)
-                    remove_file(errors)
+    def _open(self, whole: Path, name: str, made: Format, shard: Shard | None, *, fresh: bool) -> None:
+        check_split(whole, shard)
+        if shard is not None and not fresh:
+            check_not_half_emptied(whole)
+        path = whole if made.is_folder else own_path(whole, shard)
+        place = self.output if shard is None else f"shard {shard} of {self.output}"
+        if path != whole:
+            self.output = str(path)
+        ledger = ledger_path(whole, shard)
+        if not fresh and made.is_taken(path) and not has_content(ledger):
+            raise foreign(path, f"is there already, and no ledger {ledger.name} is beside it")
+        errors = self._errors_path = errors_path(whole, shard)
+        if errors.exists() and not looks_ours(errors, BEGINS):
+            raise foreign(errors, "is there already, and was written by no export")
 
-            self._split = whole, shard
-            self.ledger = Ledger(ledger_path, place, discard if fresh else None)
-            self.writer = made.writer(path, self.ledger, name)
+        def discard() -> None:
+            with storing(path):
+                made.discard(path)
+                remove_file(errors)
+
+        self._split = whole, shard
+        self.ledger = Ledger(ledger, place, discard if fresh else None)
+        self.writer = made.writer(path, self.ledger, name)
 
     def close(self) -> None:
         """Close the files, without what is not committed, and let others in."""
@@ -186,42 +183,8 @@ def _opener() -> Any:
         from crowdtwist_async.export.remote import open_remote
     except ConfigurationError:
         # Of one package; those that come with it would be told one after the other.
-        raise ConfigurationError(_STORES) from None
+        raise ConfigurationError(NEEDS_MORE) from None
     return open_remote
-
-
-def check_apart(ids: Path | None, output: str, shard: Shard | None) -> None:
-    """
-    Check that the ids are in no file that the export writes.
-
-    Raises:
-        ConfigurationError: They are.
-    """
-    if ids is None or output == STANDARD_OUTPUT or "://" in output:
-        return
-    own = Path(output) if shard is None else shard.beside(Path(output))
-    for path in (Path(output), own, *(own.with_name(f"{own.name}{end}") for end in (LEDGER, ERRORS))):
-        with storing(output):
-            if ids.exists() and path.exists() and path.samefile(ids):
-                raise ConfigurationError(
-                    f"the ids are in {path}, which this export writes: copy them to a file of their own, or"
-                    " name another output"
-                )
-
-
-def check_name(path: Path) -> None:
-    """
-    Check that the files beside an output can have its name.
-
-    Raises:
-        ConfigurationError: It is too long.
-    """
-    most = os.pathconf(path.parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
-    longest = most - len(f"{LEDGER}-journal")
-    if (length := len(os.fsencode(path.name))) > longest:
-        raise ConfigurationError(
-            f"the output's name has {length} bytes, and the files beside it take some more: {longest} at most"
-        )
 
 
 def failures_of(ledger: Ledger, id_type: str) -> Iterator[bytes]:
@@ -234,26 +197,3 @@ def failures_of(ledger: Ledger, id_type: str) -> Iterator[bytes]:
 def has_content(path: Path) -> bool:
     """Whether there is a ledger: an empty file knows nothing of an output, which would be cut to nothing."""
     return path.exists() and path.stat().st_size > 0
-
-
-def checked_path(output: str) -> Path:
-    """
-    An output's path.
-
-    Raises:
-        ConfigurationError: No file can be there.
-    """
-    if "://" in output:
-        raise ConfigurationError(
-            "object stores take Parquet alone, which needs no merging: it is read as one table as it is"
-        )
-    if not output:
-        raise ConfigurationError("the output has no name: give a file's, such as out.jsonl")
-    path = Path(output)
-    if path.suffix != ".parquet" and path.is_dir():
-        raise ConfigurationError(f"{output} is a folder: name a file in it")
-    if not path.parent.is_dir():
-        raise ConfigurationError(f"the folder of {output} is not there: make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigurationError(f"the folder of {output} can't be written to")
-    return path

@@ -22,26 +22,26 @@ from anyio.to_thread import run_sync as to_thread
 
 from crowdtwist_async._budget import RateBudget
 from crowdtwist_async._config import checked_positive
-from crowdtwist_async.errors import ConfigurationError, ExportError, OutputLockedError
+from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, OutputLockedError
 from crowdtwist_async.export.dask import worker
 from crowdtwist_async.export.dask.cluster import Spread, check_workers, cluster_at, spread_over
 from crowdtwist_async.export.dask.run import Run
 from crowdtwist_async.export.dask.total import Total
-from crowdtwist_async.export.formats import format_of
 from crowdtwist_async.export.ids import read_ids
 from crowdtwist_async.export.ledger import Ledger, Totals
+from crowdtwist_async.export.locks import lock, unlock
+from crowdtwist_async.export.places import STANDARD_OUTPUT, check_apart, check_place, ledger_path
 from crowdtwist_async.export.plan import EXPORT_RATE
 from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.shard import (
-    LEDGER,
     Shard,
     check_not_half_emptied,
     mark_half_emptied,
     unmark_half_emptied,
 )
 from crowdtwist_async.export.source import Source
-from crowdtwist_async.export.storage import lock, storing, unlock
-from crowdtwist_async.export.target import STANDARD_OUTPUT, Target, check_apart, checked_path, has_content
+from crowdtwist_async.export.storage import storing
+from crowdtwist_async.export.target import Target, has_content
 from crowdtwist_async.export.threads import in_daemon_thread
 
 T = TypeVar("T")
@@ -162,10 +162,9 @@ def _places(
         raise ConfigurationError(
             "Dask's workers share neither standard input nor standard output: name files"
         )
-    with storing(output):
-        place = checked_path(str(Path(output).absolute()))
-        format_of(place, disarm_formulas=disarm_formulas, shard=Shard(0, 1))
-    return place, str(Path(ids).absolute())
+    place = str(Path(output).absolute())
+    check_place(place, Shard(0, 1), disarm_formulas=disarm_formulas)
+    return Path(place), str(Path(ids).absolute())
 
 
 def _arguments(source: Source) -> dict[str, Any]:
@@ -213,7 +212,7 @@ async def _empty(place: Path, shards: list[Shard], endpoint: str, stop: anyio.Ev
     for shard in shards:
         try:
             await _patiently(partial(_emptied, place, endpoint, shard), stop)
-        except ExportError:
+        except CrowdTwistError:
             if shard.index == 0 and not was_marked:
                 await to_thread(partial(unmark_half_emptied, place))
             raise
@@ -221,10 +220,10 @@ async def _empty(place: Path, shards: list[Shard], endpoint: str, stop: anyio.Ev
 
 
 def _check_unlocked(place: Path, shard: Shard) -> None:
-    path = _ledger_of(place, shard)
+    path = ledger_path(place, shard)
     with storing(path):
         if path.exists():
-            unlock(lock(path, f"shard {shard} of {place}"))
+            unlock(lock(path, f"shard {shard} of {place}"), path)
 
 
 def _emptied(place: Path, endpoint: str, shard: Shard) -> None:
@@ -232,21 +231,17 @@ def _emptied(place: Path, endpoint: str, shard: Shard) -> None:
 
 
 def _check_apart(ids: str, place: Path, count: int) -> None:
-    """Refuse ids in a file that the export, or one of its shards, writes."""
+    """Refuse ids in a file that the export, or one of its shards, writes, and names that are too long."""
+    check_place(str(place), Shard(count - 1, count))
     for shard in (None, *(Shard(index, count) for index in range(count))):
         check_apart(Path(ids), str(place), shard)
 
 
-def _ledger_of(place: Path, shard: Shard) -> Path:
-    own = shard.beside(place)
-    return own if place.suffix == ".sqlite" else own.with_name(f"{own.name}{LEDGER}")
-
-
 def _found(place: Path, shard: Shard) -> tuple[Totals, str | None] | None:
-    ledger_path = _ledger_of(place, shard)
-    if not has_content(ledger_path):
+    path = ledger_path(place, shard)
+    if not has_content(path):
         return None
-    with closing(Ledger(ledger_path, f"shard {shard} of {place}")) as ledger:
+    with closing(Ledger(path, f"shard {shard} of {place}")) as ledger:
         return ledger.totals(), ledger.get("date_end")
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from attrs import evolve
 
 from crowdtwist_async.export.ledger import Totals
+from crowdtwist_async.export.places import ERRORS
 from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.shard import Shard
-from crowdtwist_async.export.target import ERRORS
 
 _OF_OUTPUT = ("members", "without_rows", "drifted", "not_found", "failed", "rows")
 """Counts of the whole output, earlier runs included."""
@@ -91,7 +91,7 @@ class Total:
         else:
             report.status = "complete" if "complete" in states else "already_complete"
             report.completed_at = max(shard.completed_at or "" for shard in ended)
-            report.duplicates = report.ids - report.done
+            report.duplicates = report.doubled
         failed = [shard.errors_file for shard in ended if shard.errors_file is not None]
         if len(failed) > 1:
             failed = [f"{_pattern(self._output, self._count)}{ERRORS}"]

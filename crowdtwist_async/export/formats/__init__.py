@@ -62,8 +62,6 @@ class Format(NamedTuple):
     """Removes an output; refuses what no export wrote."""
     is_taken: Callable[[Path], bool]
     """Whether something is there."""
-    has_own_ledger: bool = False
-    """The ledger is in the output itself."""
     is_folder: bool = False
     """The shards of an output have files of their own in it, instead of beside it."""
 

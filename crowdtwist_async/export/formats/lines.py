@@ -12,16 +12,15 @@ from pathlib import Path
 
 from crowdtwist_async.export.formats import Limits
 from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger, Mark
+from crowdtwist_async.export.locks import hold, holding, unlock
 from crowdtwist_async.export.rows import Row
 from crowdtwist_async.export.storage import (
     changed,
     check_in_place,
     create,
     foreign,
-    hold,
     storing,
     sync_folder,
-    unlock,
     write_all,
 )
 
@@ -104,7 +103,7 @@ class LineWriter:
         """Sync the file, then note how long it is."""
         self._flush()
         with storing(self._path):
-            check_in_place(self._file, self._path)
+            check_in_place(os.fstat(self._file), self._path)
             os.fsync(self._file)
             self._committed = os.lseek(self._file, 0, os.SEEK_CUR)
         self._ledger.commit(marks, {BYTES: str(self._committed), TAIL: _digest(self._tail)})
@@ -153,11 +152,9 @@ def discard_lines(path: Path, begins: bytes) -> None:
         return
     if not looks_ours(path, begins):
         raise foreign(path, "is no output of an export")
-    held = hold(_opened_to_lock(path), path)
-    try:
+    descriptor = _opened_to_lock(path)
+    with holding(descriptor, path):
         if path.is_symlink():
-            os.ftruncate(held, 0)  # the link stays
+            os.ftruncate(descriptor, 0)  # the link stays
         else:
             path.unlink()
-    finally:
-        unlock(held)

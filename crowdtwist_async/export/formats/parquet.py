@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,18 +18,10 @@ from typing import Any, BinaryIO
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export.formats import Format, Limits
 from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger, Mark
+from crowdtwist_async.export.locks import holding, locking
 from crowdtwist_async.export.rows import SCHEMA_VERSION, Kind, Row, columns, flatten
 from crowdtwist_async.export.shard import Shard
-from crowdtwist_async.export.storage import (
-    PRIVATE_FOLDER,
-    changed,
-    create,
-    foreign,
-    hold,
-    storing,
-    sync_folder,
-    unlock,
-)
+from crowdtwist_async.export.storage import PRIVATE_FOLDER, changed, create, foreign, storing, sync_folder
 
 try:
     import pyarrow as pa
@@ -86,9 +78,18 @@ class Names:
         """Whether a file is in the way: to an export that has the folder for itself, all are."""
         return not self._others or self.are_own(name)
 
-    def held(self, folder: Path) -> int:
-        """Lock a folder, for its shards together: a ledger's lock is by name, and a folder may have two."""
-        return hold(os.open(folder, os.O_RDONLY), folder, alone=not self._others)
+    @contextmanager
+    def held(self, folder: Path) -> Iterator[None]:
+        """
+        Lock a folder, for its shards together, and for each shard once.
+
+        A ledger's lock is by its name, and a folder may have several.
+        """
+        with ExitStack() as locks:
+            locks.enter_context(holding(os.open(folder, os.O_RDONLY), folder, alone=not self._others))
+            if self._others:
+                locks.enter_context(locking(folder / self._begin.rstrip("-"), f"this shard of {folder}"))
+            yield
 
     def parts(self, folder: Path, known: Container[str] = ()) -> list[Path]:
         """The parts that an export wrote, unfinished ones included; in the folder no others may be."""
@@ -184,7 +185,7 @@ class ParquetWriter(PartWriter):
         self._names = names
         self._path = path
         self._next = 1
-        self._folder: int | None = None
+        self._held = ExitStack()
 
     def recover(self) -> None:
         """Make the folder, remove parts that the ledger does not name, and check those that it names."""
@@ -194,7 +195,7 @@ class ParquetWriter(PartWriter):
         with storing(self._path):
             self._path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
             sync_folder(self._path.parent)
-            self._folder = self._names.held(self._path)
+            self._held.enter_context(self._names.held(self._path))
             found = self._names.parts(self._path, known)
             for part in found:
                 if part.name not in known:
@@ -235,9 +236,7 @@ class ParquetWriter(PartWriter):
             super().close()
             with suppress(OSError):
                 self._unfinished.unlink()
-        if self._folder is not None:
-            unlock(self._folder)
-            self._folder = None
+        self._held.close()
 
 
 def is_ours(part: Path | BinaryIO) -> bool:
@@ -254,12 +253,9 @@ def _discard(names: Names, path: Path) -> None:
         return
     if not path.is_dir():
         raise foreign(path, "is no folder of an export")
-    held = names.held(path)
-    try:
+    with names.held(path):
         for part in names.parts(path):
             part.unlink()
-    finally:
-        unlock(held)
 
 
 def _is_taken(names: Names, path: Path) -> bool:

@@ -71,4 +71,4 @@ def _discard(_: Path) -> None:
     """Nothing: the ledger, which is the same file, is emptied."""
 
 
-FORMAT = Format(writer=_writer, discard=_discard, is_taken=lambda _: False, has_own_ledger=True)
+FORMAT = Format(writer=_writer, discard=_discard, is_taken=lambda _: False)

@@ -7,17 +7,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import PurePosixPath
 
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export.formats.jsonl import BEGINS
 from crowdtwist_async.export.formats.parquet import Names
+from crowdtwist_async.export.places import ERRORS, check_outside
 from crowdtwist_async.export.remote.ledger import FOLDER, NUMBERED, RemoteLedger, folder_of
 from crowdtwist_async.export.remote.objects import Objects
 from crowdtwist_async.export.remote.parquet import RemoteWriter
 from crowdtwist_async.export.shard import Shard, check_mixture
 from crowdtwist_async.export.storage import foreign
 
-_ERRORS = ".errors.jsonl"
 _OF_SHARD = re.compile(rf"(?:part-|{FOLDER}/)[0-9]{{1,5}}-of-([1-9][0-9]{{0,4}})[-/][0-9]{{6,}}\..*")
 _OF_WHOLE = re.compile(rf"part-[0-9]{{6,}}\.parquet|{FOLDER}/{NUMBERED}")
 
@@ -28,7 +29,7 @@ class RemoteErrors:
     def __init__(self, objects: Objects, shard: Shard | None) -> None:
         self._folder, name = objects.split()
         stem = name.removesuffix(".parquet")
-        self._name = f"{name if shard is None else f'{stem}.{shard.tag}.parquet'}{_ERRORS}"
+        self._name = f"{name if shard is None else f'{stem}.{shard.tag}.parquet'}{ERRORS}"
         there = self._folder.read(self._name)
         if there is not None and not there.startswith(BEGINS[: len(there)]):
             raise foreign(self._folder.url(self._name), "is there already, and was written by no export")
@@ -56,6 +57,7 @@ def open_remote(
         raise ConfigurationError(
             "object stores take Parquet alone: name OUT.parquet there, or a local path for other formats"
         )
+    check_outside(output, PurePosixPath(output).parents)
     objects = Objects.at(output)
     names = Names(shard)
     with ExitStack() as opened:

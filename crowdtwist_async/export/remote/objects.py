@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from crowdtwist_async.errors import ConfigurationError, StorageError
+from crowdtwist_async.export.storage import NEEDS_MORE
 
 T = TypeVar("T")
 
@@ -172,10 +173,7 @@ def open_store(place: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        raise ConfigurationError(
-            "exports to object stores need more packages: pip install 'crowdtwist-async[s3]', or [gcs]; for"
-            " another store 'crowdtwist-async[remote]' and its fsspec package"
-        ) from None
+        raise ConfigurationError(NEEDS_MORE) from None
     protocol = place.partition("://")[0]
     try:
         store, root = url_to_fs(place, skip_instance_cache=True, use_listings_cache=False)

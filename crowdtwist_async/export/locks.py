@@ -1,0 +1,153 @@
+"""
+Locks: between processes, machines and forks, dropped by the system when a process ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from crowdtwist_async.errors import ConfigurationError, OutputLockedError
+from crowdtwist_async.export.storage import PRIVATE
+
+_LOCKING = RLock()
+"""Held while the process forks, so that a child knows of all locks: also by a signal handler amid locking."""
+_LOCKED: set[int] = set()
+"""The descriptors of the locks that this process holds."""
+
+
+def lock(path: Path, place: object) -> int:
+    """
+    Lock a name, by a file beside it that is there for this alone.
+
+    A lock on a SQLite file itself would keep SQLite out of it on NFS, where all locks are of one kind.
+
+    Args:
+        path: What to lock; a link stands for what it leads to.
+        place: What it belongs to, for the error.
+
+    Returns:
+        What `unlock` takes.
+
+    Raises:
+        OutputLockedError: Another export holds it, or has held it until now.
+        ConfigurationError: The system has no such locks.
+    """
+    _locks()
+    descriptor = hold(os.open(_lock_file(path), os.O_RDWR | os.O_CREAT, PRIVATE), place)
+    if not os.fstat(descriptor).st_nlink:
+        unlock(descriptor)
+        raise _locked(place)
+    return descriptor
+
+
+def _lock_file(path: Path) -> Path:
+    real = Path(os.path.realpath(path))
+    return real.with_name(f".{real.name}.lock")
+
+
+def hold(descriptor: int, place: object, *, alone: bool = True) -> int:
+    """
+    Lock a file, or a folder, that is open; it is closed if it can't be had.
+
+    Args:
+        descriptor: What to lock; `unlock` closes it.
+        place: What it belongs to, for the error.
+        alone: Whether nobody else may hold it; else others who say so may.
+
+    Raises:
+        OutputLockedError: Another export holds it.
+    """
+    locks = _locks()
+    with _LOCKING:
+        try:
+            locks.flock(descriptor, (locks.LOCK_EX if alone else locks.LOCK_SH) | locks.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if not isinstance(error, BlockingIOError):
+                raise
+            raise _locked(place) from None
+        _LOCKED.add(descriptor)
+    return descriptor
+
+
+def unlock(descriptor: int, path: Path | None = None) -> None:
+    """
+    Let others in; a forked child that does so of its parent's lock changes nothing.
+
+    Args:
+        descriptor: What `hold` or `lock` returned.
+        path: What `lock` was given.
+    """
+    locks = _locks()
+    with _LOCKING:
+        if descriptor not in _LOCKED:
+            return
+        _LOCKED.remove(descriptor)
+        if path is not None:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(descriptor), _lock_file(path).stat()):
+                    _lock_file(path).unlink()
+        # Closing alone lets nobody in as long as a program that is being started has a copy.
+        with suppress(OSError):
+            locks.flock(descriptor, locks.LOCK_UN)
+        os.close(descriptor)
+
+
+@contextmanager
+def holding(descriptor: int, place: object, *, alone: bool = True) -> Iterator[None]:
+    """`hold` for a block."""
+    held = hold(descriptor, place, alone=alone)
+    try:
+        yield
+    finally:
+        unlock(held)
+
+
+@contextmanager
+def locking(path: Path, place: object) -> Iterator[None]:
+    """`lock` for a block."""
+    held = lock(path, place)
+    try:
+        yield
+    finally:
+        unlock(held, path)
+
+
+def _locks() -> Any:
+    try:
+        import fcntl
+    except ImportError:
+        raise ConfigurationError(
+            "exports to files lock them as Linux and macOS do: run it there, or write to -"
+        ) from None
+    return fcntl
+
+
+def _locked(place: object) -> OutputLockedError:
+    return OutputLockedError(f"another export is writing {place}: wait until it ends, or stop it")
+
+
+def _let_go_in_child() -> None:
+    """Hold nothing in a forked child: as long as it has a copy of a descriptor, the file is locked."""
+    for descriptor in _LOCKED:
+        with suppress(OSError):
+            # Closed before another is opened: there may be no more than this one.
+            os.close(descriptor)
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            # What the child has of its parent's export still knows the number: no other file may get it.
+            if nowhere != descriptor:
+                os.dup2(nowhere, descriptor, inheritable=False)
+                os.close(nowhere)
+    _LOCKED.clear()
+    _LOCKING.release()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no forks
+    os.register_at_fork(
+        before=_LOCKING.acquire, after_in_parent=_LOCKING.release, after_in_child=_let_go_in_child
+    )
