@@ -1,8 +1,8 @@
 """
 The retry quota: how many retries a client affords while little succeeds.
 
-Retries help against single faults and make an outage worse. Each takes tokens, a success gives the
-tokens of its last retry back, or one; so a full outage costs 35 retries in all, 100 if every reply is
+Retries help against single faults and make an outage worse. Each takes tokens; an answer, also one that
+refuses the request, gives the tokens of its last retry back, or one. So a full outage costs 35 retries in all, 100 if every reply is
 a 429, and one request in ten failing costs nothing in the long run. The figures are the rule of AWS's
 SDKs of 2026.
 """
@@ -33,5 +33,5 @@ class RetryQuota:
         return cost
 
     def give_back(self, cost: int) -> None:
-        """Book a success whose last retry cost so much; 0: it needed none."""
+        """Book an answer whose last retry cost so much; 0: it needed none."""
         self.tokens = min(self._capacity, self.tokens + (cost or _REWARD))

@@ -419,10 +419,10 @@ async def test_an_attempt_that_the_deadline_ends_has_no_status(told: Told) -> No
 
 
 async def test_the_quota_is_that_of_all_open_clients(told: Told) -> None:
-    """A retry takes 14 tokens and its success gives them back; a client that closes takes its own along."""
+    """A retry takes 14 tokens and an answer gives them back; a client that closes takes its own along."""
     async with client_of() as client:
         await client.points_awaiting_fulfillment(7)
-        async with client_of(RESET, status(403)) as other:
+        async with client_of(RESET, status(302)) as other:
             with pytest.raises(CrowdTwistError):
                 await other.points_awaiting_fulfillment(7)
             left = told.values("crowdtwist.client.retry_quota", "server.address")

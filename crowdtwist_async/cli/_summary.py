@@ -78,7 +78,7 @@ def _where_to_go_on(report: ExportReport, where: str, *, fresh: bool) -> Iterato
         yield f"Stopped after {report.done:,} of {report.ids:,} ids."
     else:
         command = same_command(fresh=fresh)
-        yield f"Stopped after {report.done:,} of {report.ids:,} ids. T{command[1:]} goes on with {where}."
+        yield f"Stopped after {report.done:,} of {report.ids:,} ids. {command.capitalize()} goes on with {where}."
 
 
 def same_command(*, fresh: bool) -> str:
