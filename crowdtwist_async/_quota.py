@@ -2,9 +2,9 @@
 The retry quota: how many retries a client affords while little succeeds.
 
 Retries help against single faults and make an outage worse. Each takes tokens; an answer, also one that
-refuses the request, gives the tokens of its last retry back, or one. So a full outage costs 35 retries in all, 100 if every reply is
-a 429, and one request in ten failing costs nothing in the long run. The figures are the rule of AWS's
-SDKs of 2026.
+refuses the request, gives the tokens of its last retry back, or one. So a full outage costs 35 retries in
+all, 100 if every reply is a 429, and one request in ten failing costs nothing in the long run. The figures
+are the rule of AWS's SDKs of 2026.
 """
 
 from __future__ import annotations

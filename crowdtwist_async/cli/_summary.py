@@ -77,8 +77,8 @@ def _where_to_go_on(report: ExportReport, where: str, *, fresh: bool) -> Iterato
     if report.output == STANDARD_OUTPUT:
         yield f"Stopped after {report.done:,} of {report.ids:,} ids."
     else:
-        command = same_command(fresh=fresh)
-        yield f"Stopped after {report.done:,} of {report.ids:,} ids. {command.capitalize()} goes on with {where}."
+        command = same_command(fresh=fresh).capitalize()
+        yield f"Stopped after {report.done:,} of {report.ids:,} ids. {command} goes on with {where}."
 
 
 def same_command(*, fresh: bool) -> str:
