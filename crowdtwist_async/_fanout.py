@@ -6,8 +6,8 @@ when it comes and no other waits, another worker is started, until there are as 
 permit of the window is taken with a key and given back when the consumer takes its outcome, so a slow
 consumer, or a slow first key of an ordered run, holds up the reading of keys and not the memory.
 
-No key is begun while a call of the run waits for a slot or for the request budget, or in the pause that a
-server asked for: calls that are served later than their deadline would fail, and use up permits.
+No key is begun while a call of the run waits for a slot or for the request budget, in the pause of a 429, or
+in that of a host which outlasts the deadline of a call: served later than that, calls would fail.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Line:
                 if refusal is not None:
                     return await _told(refusal)
                 if self.permits.host_pause(origin) > 0:
-                    continue
+                    continue  # its permit is lost: after the pause it would be used beside that time's own
                 entered = True
                 return None
             finally:
@@ -87,7 +87,7 @@ class Line:
         """Let everybody wait as the server asks, for at most so many seconds after a 429."""
         origin = progress.call.base.origin
         await self.permits.heed(error, origin, longest)
-        if self.permits.has_pause(origin):
+        if progress.deadline is not None and self.permits.host_pause(origin) >= progress.deadline:
             progress.meets_pause()
 
     def note_cut(self, progress: Progress[Any], left: float) -> str:
@@ -98,19 +98,19 @@ class Line:
         self.reply_times[progress.call.endpoint.name].note_cut(self._clock())
         return f", after {in_line:.1f} s in line"
 
-    async def sit_out(self, run: RunStats) -> None:
-        """Wait for the end of a 429's pause, and of those of the hosts that calls of the run have met."""
+    async def sit_out_pause(self, run: RunStats) -> None:
+        """Wait for the end of a 429's pause, and of those that are too long for calls of a run."""
         with self._waits.at_most():
             await self.permits.sit_out_pause()
             while run.paused:
-                await self.permits.sit_out(run.paused.pop())
+                await self.permits.sit_out_host(run.paused.pop())
 
     async def _sit_out(self, progress: Progress[Any], origin: str) -> CrowdTwistError | None:
         if not self.permits.has_pause(origin):
             return None
-        progress.meets_pause()
-        with self._waits.at_most(progress.left(self._clock())):
-            if not await self.permits.sit_out(origin, lambda: progress.left(self._clock())):
+        with progress.in_line(for_host=True), self._waits.at_most(progress.left(self._clock())):
+            if not await self.permits.sit_out_host(origin, lambda: progress.left(self._clock())):
+                progress.meets_pause()
                 return progress.deadline_passed(_WAITED_FOR_A_HOST, ahead=True)
         return None
 

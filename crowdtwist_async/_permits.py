@@ -150,7 +150,7 @@ class Permits:
         """Whether a host has asked for a pause that nobody has sat out yet."""
         return origin in self._host_paused_until
 
-    async def sit_out(self, origin: str, left: Callable[[], float] = lambda: math.inf) -> bool:
+    async def sit_out_host(self, origin: str, left: Callable[[], float] = lambda: math.inf) -> bool:
         """
         Wait for the end of a host's pause, and let nobody burst after it.
 

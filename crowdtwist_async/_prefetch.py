@@ -4,8 +4,8 @@ Fetching pages before they are wanted: the same walk, over pages that are alread
 `PageWalk` still decides page by page, so the items, their order and the errors are those of the
 walk without prefetching; only where the counts say that pages are to come, they are asked for early.
 
-No page is asked for while another of the walk waits for a slot or for the request budget, as in a
-fan-out: pages that are served later than their deadline would end the walk.
+No page is asked for while another of the walk waits for a slot, for the request budget, or for the end
+of its host's pause: pages that are served later than their deadline would end the walk.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Ahead(Generic[T]):
         # A cancelled request is under way until its connection is closed.
         self._room = anyio.Semaphore(ahead, fast_acquire=True)
         self._line = anyio.Lock(fast_acquire=True)
-        self._stats = RunStats()
+        self._stats = RunStats(one_host=True)
         self._coming: dict[int, _Coming[T]] = {}
         self._last: int | None = None
         """The last page that the counts know of; `None` before the first page."""

@@ -40,12 +40,14 @@ class Stats:
 class RunStats(Stats):
     """What a run has sent, and how many of its calls wait now."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, one_host: bool = False) -> None:
         super().__init__()
+        self.one_host = one_host
+        """Whether all calls go to one host: one that sits out its pause is in line then."""
         self.waiting = 0
         """Calls in line for a slot or a permit."""
         self.paused: set[str] = set()
-        """Hosts whose pause calls of the run have met."""
+        """Hosts whose pause outlasts what calls of the run have."""
         self._served = anyio.Event()
 
     async def until_none_waits(self) -> None:
@@ -99,14 +101,14 @@ class Progress(Generic[T]):
         return [stats for stats in self.stats if isinstance(stats, RunStats)]
 
     def meets_pause(self) -> None:
-        """Let its runs know that its host has asked for a pause."""
+        """Let its runs know that its host has asked for a pause that is too long for a call."""
         for run in self._runs:
             run.paused.add(self.call.base.origin)
 
     @contextmanager
-    def in_line(self) -> Iterator[None]:
-        """Let its runs know that it waits."""
-        runs = self._runs
+    def in_line(self, *, for_host: bool = False) -> Iterator[None]:
+        """Let its runs know that it waits; for the end of a host's pause, those that ask no other."""
+        runs = [run for run in self._runs if run.one_host or not for_host]
         for run in runs:
             run.note_waiting(1)
         try:

@@ -92,7 +92,7 @@ class Sender:
 
     async def sit_out_pause(self, run: RunStats) -> None:
         """Wait while the client is open and the server wants no requests of a run."""
-        await self._line.sit_out(run)
+        await self._line.sit_out_pause(run)
 
     async def send(self, call: Call[T], options: Options) -> T:
         """

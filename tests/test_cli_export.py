@@ -1035,6 +1035,28 @@ def test_a_signal_finishes_what_is_under_way(
     assert each_once() == stored(out)
 
 
+def test_an_ignored_ctrl_c_stays_ignored(
+    crowdtwist: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So shells start commands in the background, which a Ctrl-C at the terminal is not for."""
+
+    class Interrupting(Emulator):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+            await super().__call__(scope, receive, send)
+
+    emulator = Interrupting(members=MEMBERS, api_key=KEY)
+    monkeypatch.setattr("crowdtwist_async.cli._connect.Emulator", lambda members: emulator)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ended = crowdtwist("export", "points", "--emulator", "-o", tmp_path / "out.jsonl", "--concurrency", 1)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert (0, MEMBERS) == (ended.code, emulator.stats.requests)
+
+
 @pytest.mark.parametrize(("output", "flags"), [("out.jsonl", []), ("out.jsonl", ["--fresh"]), ("-", [])])
 def test_a_second_signal_leaves_what_is_under_way(
     crowdtwist: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, output: str, flags: list[str]

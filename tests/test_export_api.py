@@ -471,6 +471,29 @@ async def test_stopping_waits_for_no_members_that_only_wait(output: Path) -> Non
     assert ("stopped", True) == (report.status, report.members <= 2)
 
 
+@on_both_loops
+async def test_no_member_is_begun_in_a_pause_of_the_host(output: Path) -> None:
+    """They would all have to be finished before the export can stop."""
+    emulator, stop = emulator_of(40), anyio.Event()
+    asked = 0
+
+    def answer(_: str) -> Answer:
+        nonlocal asked
+        asked += 1
+        if asked > 3:
+            return None
+        if asked == 2:
+            stop.set()
+        return status(503, retry_after="0.5")
+
+    detour = Detour(emulator, answer)
+    async with emulator.client(budget=RateBudget(6000, 1), transport=detour) as client:
+        report = await export(client, "points", emulator.member_ids(), output, stop=stop)
+
+    assert "stopped" == report.status
+    assert report.done <= 4
+
+
 @pytest.mark.parametrize("output", ["", ".", "/", "x" * 300 + ".jsonl", "nowhere/out.jsonl", "out.txt"])
 @on_both_loops
 async def test_a_place_that_can_not_be_is_told_before_the_ids_are_read(output: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from outputs import SUFFIXES, commit, expected, exported, opened, stored
 
-from crowdtwist_async import OutputLockedError
+from crowdtwist_async import OutputLockedError, OutputMismatchError, StorageError
 from crowdtwist_async.export import Shard, locks
 from crowdtwist_async.export.ledger import Ledger
 from crowdtwist_async.export.locks import lock, locking, unlock
@@ -93,16 +94,24 @@ def test_a_lock_file_that_a_kill_left_is_in_nobodys_way(tmp_path: Path) -> None:
     assert [] == left_in(tmp_path)
 
 
+def renamed(path: Path) -> None:
+    """What NFS does to a file that is removed while somebody has it open."""
+    path.rename(path.with_name(".nfs0001"))
+
+
+@pytest.mark.parametrize("removed", [Path.unlink, renamed], ids=["removed", "renamed"])
 def test_a_lock_that_ends_at_this_moment_is_taken_by_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: Callable[[Path], None]
 ) -> None:
-    """Its file was opened while it was held, and is removed: whoever comes next would make another."""
+    """Its file was opened while it was held, and is gone: whoever comes next would make another."""
     path = tmp_path / "ledger"
     held = lock(path, "out")
     hold = locks.hold
 
     def late(descriptor: int, *arguments: Any, **options: Any) -> int:
-        unlock(held, path)
+        with monkeypatch.context() as disk:
+            disk.setattr(Path, "unlink", removed)
+            unlock(held)
         return hold(descriptor, *arguments, **options)
 
     monkeypatch.setattr(locks, "hold", late)
@@ -113,6 +122,65 @@ def test_a_lock_that_ends_at_this_moment_is_taken_by_nobody(
         assert [".ledger.lock"] == left_in(tmp_path)
     assert [] == left_in(tmp_path)
     assert not locks._LOCKED
+
+
+def test_a_lock_that_can_not_be_checked_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could have it any more, as long as the program runs."""
+
+    def stale(*_: object) -> bool:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(locks, "_is_at", stale)
+        with pytest.raises(OSError, match="Stale"):
+            lock(tmp_path / "ledger", "out")
+    with locking(tmp_path / "ledger", "out"):
+        pass
+    assert not locks._LOCKED
+
+
+def test_a_lock_file_of_another_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is hidden, and what else there is may be this user's."""
+    real = os.open
+
+    def refuse(place: Any, *arguments: Any) -> int:
+        if str(place).endswith(".lock"):
+            raise PermissionError(13, "Permission denied")
+        return real(place, *arguments)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(
+        StorageError, match=r"/\.out\.jsonl\.ledger\.sqlite\.lock is not yours: another user's"
+    ):
+        Target(str(tmp_path / "out.jsonl"), "purchases")
+
+
+def test_a_refused_export_leaves_no_ledger(tmp_path: Path) -> None:
+    """With one, the next try would take the other's parts for its own that were not committed."""
+    path, other = tmp_path / "out.parquet", tmp_path / "other.parquet"
+    with closing(opened(path)) as target:
+        other.symlink_to(path)
+        for _ in range(2):
+            with pytest.raises(OutputLockedError):
+                opened(other)
+        commit(target, "a")
+        target.complete()
+    with pytest.raises(OutputMismatchError, match="no ledger other.parquet.ledger.sqlite is beside it"):
+        opened(other)
+    assert expected("a") == stored(path)
+    exported(path)
+    assert expected("a") == stored(path)
+
+
+def test_a_lock_that_a_killed_shard_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Also when its other files were removed."""
+    path = tmp_path / "out.parquet"
+    path.mkdir()
+    (path / ".part-0-of-2.lock").touch()
+
+    exported(path, "a")
+
+    assert expected("a") == stored(path)
 
 
 def test_a_link_stands_for_what_it_leads_to(tmp_path: Path) -> None:
@@ -134,7 +202,7 @@ def test_a_link_that_is_changed_meanwhile_unlocks_nothing_else(tmp_path: Path) -
     link.unlink()
     link.symlink_to("second")
     with locking(tmp_path / "second", "second"):
-        unlock(held, link)
+        unlock(held)
         with pytest.raises(OutputLockedError):
             lock(link, "out")
 

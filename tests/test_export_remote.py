@@ -189,7 +189,7 @@ def test_an_output_within_an_output_is_refused() -> None:
     """Readers take all that is below a Parquet output for its table."""
     export_all()
     before = contents()
-    with pytest.raises(ConfigurationError, match="is in the output .*: name one outside of it$"):
+    with pytest.raises(ConfigurationError, match="is in .*, which readers take for a Parquet output"):
         Target(f"{URL}/inner.parquet", "purchases")
     assert before == contents()
 

@@ -455,14 +455,71 @@ def test_a_name_that_sqlite_would_take_for_a_uri_is_one(path: Path, monkeypatch:
         assert again.completed_at is not None
 
 
+def test_a_disk_that_syncs_no_folders_and_has_no_modes_will_do(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of Windows's kind: files are synced, and the mode is nobody's loss."""
+    fsync = os.fsync
+
+    def files_alone(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    monkeypatch.setattr(os, "chmod", refuse)
+    umask = os.umask(0o277)
+    try:
+        exported(path, "a")
+    finally:
+        os.umask(umask)
+    assert expected("a") == stored(path)
+
+
+def test_a_folder_that_can_not_be_synced_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it should have been."""
+    fsync = os.fsync
+
+    def broken(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(StorageError, match="can't be written: Input/output error"):
+        exported(path, "a")
+
+
+@pytest.mark.parametrize("umask", [0, 0o177, 0o777])
+def test_files_are_private_whatever_the_umask(path: Path, umask: int) -> None:
+    """Neither more nor less: what the user can't read is no output."""
+    before = os.umask(umask)
+    try:
+        exported(path, "a")
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.rglob("*") if file.is_file()}
+    folders = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.rglob("*") if file.is_dir()}
+    assert ({0o600}, {0o700} if path.suffix == ".parquet" else set()) == (modes, folders)
+
+
 @pytest.mark.parametrize("name", ["in.parquet", "in.jsonl", "folder/in.csv"])
 def test_an_output_within_an_output_is_refused(tmp_path: Path, name: str) -> None:
     """Readers take all that is in a Parquet folder for its table."""
     outer = tmp_path / "out.parquet"
     exported(outer, "a")
     (outer / "folder").mkdir()
-    with pytest.raises(ConfigurationError, match=r"is in the output out\.parquet: name one outside of it$"):
+    with pytest.raises(
+        ConfigurationError, match=r"is in out\.parquet, which readers take for a Parquet output"
+    ):
         Target(str(outer / name), "purchases")
+    (tmp_path / "link").symlink_to(outer)
+    with pytest.raises(ConfigurationError, match=r"is in out\.parquet"):
+        Target(str(tmp_path / "link" / name), "purchases")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])

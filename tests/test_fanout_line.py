@@ -124,3 +124,20 @@ async def test_a_pause_of_a_host_that_others_met_costs_a_key_at_most() -> None:
         ends = await ends_of(client, 500, concurrency=64)
 
     assert {"DeadlineExceededError": 1, "ok": 499} == ends
+
+
+async def test_a_short_pause_of_a_host_holds_up_no_key_of_another() -> None:
+    """Calls to that host sit it out in their deadline; nothing would be won."""
+    transport = TimedTransport(status(503, retry_after="8"), OK)
+    async with client_of(transport) as client:
+
+        async def call(key: int) -> object:
+            if key:
+                return await client.points_awaiting_fulfillment("7")
+            return await client.user_rewards("7")
+
+        async with client.fan_out(call, range(100), concurrency=8) as run:
+            ends = [outcome.key async for outcome in run if outcome.ok or not outcome.key]
+
+    assert 100 == len(ends)
+    assert 99 == transport.moments.count(0.0) - 1

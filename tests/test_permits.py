@@ -313,9 +313,9 @@ async def test_a_503_with_a_time_pauses_its_host_alone(error: CrowdTwistError, s
     await permits.heed(error, API, 120.0)
 
     assert (seconds, 0.0) == tuple(max(0.0, permits.host_pause(origin)) for origin in (API, POS))
-    await permits.sit_out(POS)
+    await permits.sit_out_host(POS)
     assert 0.0 == watch.seconds
-    await permits.sit_out(API)
+    await permits.sit_out_host(API)
     assert seconds == watch.seconds
 
 
@@ -346,7 +346,7 @@ async def test_a_host_s_pause_can_be_prolonged() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(prolong)
-        await permits.sit_out(API)
+        await permits.sit_out_host(API)
     assert 12.0 == watch.seconds
 
 
@@ -356,7 +356,7 @@ async def test_a_host_s_pause_is_sat_out_or_not_begun(left: float, over: bool) -
     permits, watch = make_permits(), Stopwatch()
     await permits.heed(failed(503, 20.0), API, 120.0)
 
-    assert over is await permits.sit_out(API, lambda: left)
+    assert over is await permits.sit_out_host(API, lambda: left)
     assert (20.0 if over else 0.0, not over) == (watch.seconds, permits.has_pause(API))
 
 
@@ -367,7 +367,7 @@ async def test_nobody_bursts_after_a_host_s_pause() -> None:
     moments: list[float] = []
 
     async def send() -> None:
-        await permits.sit_out(API)
+        await permits.sit_out_host(API)
         await permits.take()
         moments.append(watch.seconds)
 

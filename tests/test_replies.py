@@ -895,7 +895,7 @@ def test_a_body_of_endless_values_is_not_decoded(call: Call[Any], unit: bytes, v
 
 def test_a_long_text_is_not_taken_for_many_values() -> None:
     """It is the values that cost."""
-    text = "x" * 300_000
+    text = "X" * 300_000
     page = read(REWARDS, 200, {"rewards": [], "paging": {}, "added": text})
     assert text == page.raw["added"]
 

@@ -703,7 +703,16 @@ async def test_no_proxy_is_honoured(carrier: Carrier, monkeypatch: pytest.Monkey
 
 @over_our_own
 @pytest.mark.usefixtures("_resolving")
-@pytest.mark.parametrize("proxy", ["gopher://127.0.0.1", "http://127.0.0.1:port", "socks4://127.0.0.1"])
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "gopher://127.0.0.1",
+        "http://127.0.0.1:port",
+        "http://127.0.0.1:99999",
+        "http://",
+        "socks4://127.0.0.1",
+    ],
+)
 async def test_an_unusable_proxy_is_a_configuration_error(
     carrier: Carrier, proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,9 @@ class Interruption:
 
     async def heed(self, task_status: TaskStatus[None]) -> None:
         """Wait for signals."""
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        # As shells start commands in the background: Ctrl-C is not for them.
+        numbers = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+        with anyio.open_signal_receiver(*numbers) as signals:
             task_status.started()
             await anext(signals)
             if self._display.has_begun:

@@ -13,12 +13,11 @@ from weakref import finalize
 import msgspec
 
 from crowdtwist_async.errors import ConfigurationError
-from crowdtwist_async.export.storage import storing
+from crowdtwist_async.export.storage import TEMPORARY_IDS, storing
 
 AT_ONCE = 1_000
 """Lines that are hashed, written or read together: one at a time takes three times as long."""
 _BYTES = 2**14
-_PLACE = "the temporary file of the ids"
 
 encoded = msgspec.json.Encoder().encode_lines
 """Lines as bytes that no other lines have."""
@@ -36,7 +35,7 @@ class Aside:
     """Lines in a temporary file that has no name."""
 
     def __init__(self) -> None:
-        with storing(_PLACE):
+        with storing(TEMPORARY_IDS):
             self._file = tempfile.TemporaryFile(prefix="crowdtwist-ids-")  # noqa: SIM115 - it goes with this
         self._lock = Lock()
         # Without its buffer: closing would write again what a full disk refused.
@@ -44,7 +43,7 @@ class Aside:
 
     def add(self, lines: list[str]) -> None:
         """Append some; what is lost if the disk is full is told now, and not while they are read."""
-        with storing(_PLACE):
+        with storing(TEMPORARY_IDS):
             self._file.write(encoded(lines))
             self._file.flush()
 

@@ -11,8 +11,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from crowdtwist_async.errors import OutputMismatchError
 from crowdtwist_async.export.rows import MODELS
-from crowdtwist_async.export.storage import PRIVATE, foreign
+from crowdtwist_async.export.storage import PRIVATE, foreign, make_private
 
 APPLICATION = 0x43547765
 """In the file's header: a SQLite file without it is somebody else's."""
@@ -30,8 +31,10 @@ def is_new(path: Path, discard: Callable[[], None] | None) -> bool:
         if os.fstat(file).st_size:
             _check_header(path)
         if os.fstat(file).st_nlink > 1:
-            # A lock, and SQLite's journal, are beside one name.
-            raise foreign(path, "has other names too, by hard links, which SQLite can't work with")
+            raise OutputMismatchError(
+                f"{path} has other names too, by hard links, and SQLite's journal would be beside one alone:"
+                " remove the others, or put a copy in its place"
+            )
         if discard is not None:
             check_tables(path)
             discard()
@@ -40,7 +43,7 @@ def is_new(path: Path, discard: Callable[[], None] | None) -> bool:
             os.fsync(file)
         is_empty = not os.fstat(file).st_size
         if is_empty:
-            os.fchmod(file, PRIVATE)
+            make_private(file, PRIVATE)
         return is_empty
     finally:
         os.close(file)

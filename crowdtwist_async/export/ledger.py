@@ -22,6 +22,7 @@ from crowdtwist_async.export.database import APPLICATION, connect, is_new
 from crowdtwist_async.export.locks import lock, unlock
 from crowdtwist_async.export.rows import SCHEMA_VERSION
 from crowdtwist_async.export.storage import (
+    TEMPORARY_LEDGER,
     changed,
     check_in_place,
     check_version,
@@ -96,7 +97,7 @@ class Ledger:
 
     def __init__(self, path: Path | None, place: str, discard: Callable[[], None] | None = None) -> None:
         self._path = path
-        self._name = path or "the temporary ledger"
+        self._name = path or TEMPORARY_LEDGER
         self._place = place
         self._lock: int | None = None
         self._is_new = True
@@ -164,7 +165,7 @@ class Ledger:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            unlock(self._lock, self._path)
+            unlock(self._lock)
             self._lock = None
 
     # State

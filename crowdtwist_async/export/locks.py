@@ -11,13 +11,14 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from crowdtwist_async.errors import ConfigurationError, OutputLockedError
+from crowdtwist_async.errors import ConfigurationError, OutputLockedError, StorageError
 from crowdtwist_async.export.storage import PRIVATE
 
 _LOCKING = RLock()
 """Held while the process forks, so that a child knows of all locks: also by a signal handler amid locking."""
-_LOCKED: set[int] = set()
-"""The descriptors of the locks that this process holds."""
+_LOCKED: dict[int, Path | None] = {}
+"""The descriptors of the locks that this process holds, with the files that are there for the lock alone."""
+_NOWHERE = "Write to a file system that has locks, or to an object store"
 
 
 def lock(path: Path, place: object) -> int:
@@ -38,16 +39,38 @@ def lock(path: Path, place: object) -> int:
         ConfigurationError: The system has no such locks.
     """
     _locks()
-    descriptor = hold(os.open(_lock_file(path), os.O_RDWR | os.O_CREAT, PRIVATE), place)
-    if not os.fstat(descriptor).st_nlink:
+    real = Path(os.path.realpath(path))
+    file = real.with_name(f".{real.name}.lock")
+    descriptor = hold(_opened(file), place)
+    try:
+        in_place = _is_at(descriptor, file)
+    except BaseException:
+        unlock(descriptor)
+        raise
+    if not in_place:
         unlock(descriptor)
         raise _locked(place)
+    _LOCKED[descriptor] = file
     return descriptor
 
 
-def _lock_file(path: Path) -> Path:
-    real = Path(os.path.realpath(path))
-    return real.with_name(f".{real.name}.lock")
+def _opened(file: Path) -> int:
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE)
+    except PermissionError:
+        raise StorageError(
+            f"{file} is not yours: another user's export runs, or was killed. Remove it if none runs, and"
+            " export again"
+        ) from None
+
+
+def _is_at(descriptor: int, file: Path) -> bool:
+    """Whether a file is still there; NFS only renames one that somebody has open."""
+    opened = os.fstat(descriptor)
+    try:
+        return opened.st_nlink > 0 and os.path.samestat(opened, file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def hold(descriptor: int, place: object, *, alone: bool = True) -> int:
@@ -61,6 +84,7 @@ def hold(descriptor: int, place: object, *, alone: bool = True) -> int:
 
     Raises:
         OutputLockedError: Another export holds it.
+        StorageError: The file system has no locks.
     """
     locks = _locks()
     with _LOCKING:
@@ -68,30 +92,24 @@ def hold(descriptor: int, place: object, *, alone: bool = True) -> int:
             locks.flock(descriptor, (locks.LOCK_EX if alone else locks.LOCK_SH) | locks.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
-            if not isinstance(error, BlockingIOError):
-                raise
-            raise _locked(place) from None
-        _LOCKED.add(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise _locked(place) from None
+            raise StorageError(f"{place} can't be locked: {error.strerror}. {_NOWHERE}") from None
+        _LOCKED[descriptor] = None
     return descriptor
 
 
-def unlock(descriptor: int, path: Path | None = None) -> None:
-    """
-    Let others in; a forked child that does so of its parent's lock changes nothing.
-
-    Args:
-        descriptor: What `hold` or `lock` returned.
-        path: What `lock` was given.
-    """
+def unlock(descriptor: int) -> None:
+    """Let others in; a forked child that does so of its parent's lock changes nothing."""
     locks = _locks()
     with _LOCKING:
         if descriptor not in _LOCKED:
             return
-        _LOCKED.remove(descriptor)
-        if path is not None:
+        file = _LOCKED.pop(descriptor)
+        if file is not None:
             with suppress(OSError):
-                if os.path.samestat(os.fstat(descriptor), _lock_file(path).stat()):
-                    _lock_file(path).unlink()
+                if _is_at(descriptor, file):
+                    file.unlink()
         # Closing alone lets nobody in as long as a program that is being started has a copy.
         with suppress(OSError):
             locks.flock(descriptor, locks.LOCK_UN)
@@ -115,7 +133,7 @@ def locking(path: Path, place: object) -> Iterator[None]:
     try:
         yield
     finally:
-        unlock(held, path)
+        unlock(held)
 
 
 def _locks() -> Any:

@@ -87,20 +87,22 @@ def checked_path(output: str) -> Path:
         raise ConfigurationError(f"{output} is a folder: name a file in it")
     if not os.access(path.parent, os.W_OK):
         raise ConfigurationError(f"the folder of {output} can't be written to")
-    check_outside(output, path.absolute().parents)
+    check_outside(output, Path(os.path.realpath(path)).parents)
     return path
 
 
 def check_outside(output: str, folders: Iterable[PurePath]) -> None:
     """
-    Refuse a place in a Parquet output, which is read as one table with all that is in it.
+    Refuse a place in a folder that is read as one table, with all that is in it.
 
     Raises:
         ConfigurationError: It is in one.
     """
     for folder in folders:
         if folder.suffix == ".parquet":
-            raise ConfigurationError(f"{output} is in the output {folder.name}: name one outside of it")
+            raise ConfigurationError(
+                f"{output} is in {folder.name}, which readers take for a Parquet output: name one outside"
+            )
 
 
 def _check_name(path: Path) -> None:

@@ -74,7 +74,7 @@ class ExportReport:
 
     @property
     def doubled(self) -> int:
-        """`duplicates`, of what is complete; ids may have gone since."""
+        """Ids that were given before, where all others are done."""
         return max(self.ids - self.done, 0)
 
     @property

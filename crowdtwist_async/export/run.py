@@ -80,7 +80,7 @@ class Run:
         self._progress = progress
         self._outage = Outage(self._ask, pace.max_outage, self._sleep, stop.is_set)
         self._work = work
-        self._stats = RunStats()
+        self._stats = RunStats(one_host=True)
         self._started = anyio.current_time()
         self._in_flight = 0
         self._workers = 0
@@ -164,7 +164,7 @@ class Run:
         while True:
             await self._outage.over()
             async with self._beginning:
-                # Members that wait for a permit would all have to be finished before a run can stop.
+                # Members that wait in line would all have to be finished before a run can stop.
                 await self._stats.until_none_waits()
             if self._stop.is_set():
                 return None

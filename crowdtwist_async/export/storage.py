@@ -4,15 +4,20 @@ Files that hold members' data: private, synced to the disk, and errors that say 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crowdtwist_async.errors import OutputMismatchError, StorageError
 
 STANDARD_OUTPUT = "standard output"
+TEMPORARY_LEDGER = "the temporary ledger"
+TEMPORARY_IDS = "the temporary file of the ids"
+_OF_ONE_RUN = (STANDARD_OUTPUT, TEMPORARY_LEDGER, TEMPORARY_IDS)
 PRIVATE = 0o600
 PRIVATE_FOLDER = 0o700
 NEEDS_MORE = (
@@ -46,14 +51,24 @@ def storing(place: object, remedy: str = "") -> Iterator[None]:
         reason = _HELD if busy else f"{error}. Put that right"
     else:
         return
-    goes_on = "" if place == STANDARD_OUTPUT else ": it goes on from what was committed"
+    goes_on = "" if place in _OF_ONE_RUN else ": it goes on from what was committed"
     remedy = remedy or f"export again{goes_on}"
     raise StorageError(f"{place} can't be written: {reason} and {remedy}")
 
 
 def create(path: Path) -> int:
     """Create a private file that is not there yet, and return its descriptor."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE)
+    make_private(descriptor, PRIVATE)
+    return descriptor
+
+
+def make_private(descriptor: int, mode: int) -> None:
+    """Give a file or folder its mode, where the umask, or whoever made it, has given it another."""
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+        # Some file systems, of Windows's kind, have no modes.
+        with suppress(OSError):
+            os.fchmod(descriptor, mode)
 
 
 def check_in_place(opened: os.stat_result, path: Path) -> None:
@@ -73,11 +88,26 @@ def write_all(descriptor: int, content: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
+def make_folder(path: Path) -> None:
+    """Make a private folder, if none is there."""
+    try:
+        path.mkdir(mode=PRIVATE_FOLDER)
+    except FileExistsError:
+        return
+    if stat.S_IMODE(path.stat().st_mode) != PRIVATE_FOLDER:
+        with suppress(OSError):
+            path.chmod(PRIVATE_FOLDER)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a new name in a folder last."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems sync no folders, as they need not, or can't.
+        if error.errno not in (errno.EINVAL, errno.EBADF):
+            raise
     finally:
         os.close(descriptor)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from crowdtwist_async.errors import ConfigurationError, OutputMismatchError
+from crowdtwist_async.errors import ConfigurationError, OutputLockedError, OutputMismatchError
 from crowdtwist_async.export.formats import Format, Writer
 from crowdtwist_async.export.formats.jsonl import BEGINS, StandardOutput
 from crowdtwist_async.export.formats.lines import looks_ours
@@ -111,16 +111,15 @@ class Target:
             ExportError: It was begun with other arguments, or can't be written.
         """
         self.ledger.begin(asked)
-        if self._split is not None:
-            self._check_split_again(*self._split)
-        self.writer.recover()
-
-    def _check_split_again(self, whole: Path, shard: Shard | None) -> None:
-        """Look for what began at the same moment, now that it would see this export too."""
         try:
-            check_split(whole, shard)
-        except OutputMismatchError:
-            self.ledger.remove_if_new()
+            if self._split is not None:
+                # What began at the same moment would see this export now.
+                check_split(*self._split)
+            self.writer.recover()
+        except (OutputLockedError, OutputMismatchError):
+            # What the output has by then would pass for rows that were not committed.
+            if self._split is not None:
+                self.ledger.remove_if_new()
             raise
 
     @property

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -257,4 +258,7 @@ def _failure(error: Exception, request: Request) -> CrowdTwistError:
 def _proxy(url: str | None, tls: ssl.SSLContext | None) -> httpx.Proxy | None:
     if url is None:
         return None
+    parts = urlsplit(url)
+    if not parts.hostname or parts.port == 0:  # a port beyond 65,535 raises
+        raise ValueError("no proxy")
     return httpx.Proxy(url, ssl_context=tls if url.lower().startswith("https:") else None)

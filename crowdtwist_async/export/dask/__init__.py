@@ -223,7 +223,7 @@ def _check_unlocked(place: Path, shard: Shard) -> None:
     path = ledger_path(place, shard)
     with storing(path):
         if path.exists():
-            unlock(lock(path, f"shard {shard} of {place}"), path)
+            unlock(lock(path, f"shard {shard} of {place}"))
 
 
 def _emptied(place: Path, endpoint: str, shard: Shard) -> None:

@@ -21,7 +21,7 @@ from crowdtwist_async.export.ledger import COMPLETED_AT, Ledger, Mark
 from crowdtwist_async.export.locks import holding, locking
 from crowdtwist_async.export.rows import SCHEMA_VERSION, Kind, Row, columns, flatten
 from crowdtwist_async.export.shard import Shard
-from crowdtwist_async.export.storage import PRIVATE_FOLDER, changed, create, foreign, storing, sync_folder
+from crowdtwist_async.export.storage import changed, create, foreign, make_folder, storing, sync_folder
 
 try:
     import pyarrow as pa
@@ -40,6 +40,8 @@ _TYPES = {
 }
 _OURS = b"crowdtwist_async.schema"
 _UNFINISHED = ".unfinished"
+_LOCK_OF_SHARD = r"\.part-[0-9]{1,5}-of-[0-9]{1,5}\.lock"
+"""What a kill leaves of a shard's lock."""
 _GROUP = 10_000
 """Rows of a row group; so many are held in memory."""
 
@@ -76,7 +78,9 @@ class Names:
 
     def are_taken_by(self, name: str) -> bool:
         """Whether a file is in the way: to an export that has the folder for itself, all are."""
-        return not self._others or self.are_own(name)
+        if self._others:
+            return self.are_own(name)
+        return re.fullmatch(_LOCK_OF_SHARD, name) is None
 
     @contextmanager
     def held(self, folder: Path) -> Iterator[None]:
@@ -193,7 +197,7 @@ class ParquetWriter(PartWriter):
         if known and not self._path.is_dir():
             raise changed(self._path, "is not there any more")
         with storing(self._path):
-            self._path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+            make_folder(self._path)
             sync_folder(self._path.parent)
             self._held.enter_context(self._names.held(self._path))
             found = self._names.parts(self._path, known)
