@@ -53,6 +53,7 @@ from crowdtwist_async.cli._interrupt import Interruption
 from crowdtwist_async.cli._progress import ProgressDisplay
 from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.export.formats.lines import LineWriter
+from crowdtwist_async.export.locks import lock, unlock
 
 PATIENCE = 60.0
 STOPPING = "Stopping when the members under way are done. A second signal stops at once.\n"
@@ -356,7 +357,7 @@ def test_ids_that_are_all_unknown_are_suspicious(export: Export, ids: Path) -> N
     ended = export("--ids", ids)
 
     assert 0 == ended.code
-    assert "The API knows none of these ids: check --id-type, and the environment.\n" in ended.err
+    assert "The API knows none of these ids: check --id-type, the environment, and --column if" in ended.err
 
 
 def test_retries_and_changing_members_are_counted(crowdtwist: Command, emulator: Emulator) -> None:
@@ -642,6 +643,19 @@ def test_a_summary_of_an_output_without_a_name_is_refused(
 
     assert 2 == ended.code
     assert re.search("has no name|is a folder|names a file in the output", ended.err)
+
+
+def test_a_second_export_leaves_the_summary_of_the_first(export: Export, tmp_path: Path) -> None:
+    """Nothing is known of the first there, and a monitor would take it for failed."""
+    path = tmp_path / "summary.json"
+    assert 0 == export("--summary", path).code
+    before = path.read_bytes()
+    held = lock(tmp_path / "out.jsonl.ledger.sqlite", "out")
+    try:
+        assert export("--summary", path, "--fresh").refused(1, "another export is writing .*")
+    finally:
+        unlock(held)
+    assert before == path.read_bytes()
 
 
 def test_a_failed_export_has_a_summary(export: Export, emulator: Emulator, tmp_path: Path) -> None:

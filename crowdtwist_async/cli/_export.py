@@ -27,7 +27,7 @@ from crowdtwist_async.cli._progress import ProgressDisplay, is_terminal, make_co
 from crowdtwist_async.cli._summary import same_command, summary_of
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.emulator import Emulator
-from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, StorageError
+from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, OutputLockedError, StorageError
 from crowdtwist_async.export import ExportReport, IdSource, Shard, export, read_ids
 from crowdtwist_async.export.places import STANDARD_OUTPUT, files_of
 from crowdtwist_async.export.plan import EXPORT_RATE, counted, warnings_of
@@ -163,6 +163,8 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
     interruption = Interruption(display, partial(_of_interruption, display, options))
     try:
         report = await _watched(exporting, display, interruption)
+    except OutputLockedError:
+        raise  # the summary may be that of the export which goes on
     except (CrowdTwistError, OSError) as error:
         with suppress(StorageError, ConfigurationError):  # the first error tells more
             await _write_summary(options, display.report, "failed", str(error))

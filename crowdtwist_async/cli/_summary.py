@@ -32,7 +32,10 @@ def summary_of(report: ExportReport, *, fresh: bool = False) -> Iterator[str]:
     elif not report.ids and not report.other_shards:
         yield "No ids were given: check --ids."
     elif report.ids and report.not_found == report.done:
-        yield "The API knows none of these ids: check --id-type, and the environment."
+        yield (
+            "The API knows none of these ids: check --id-type, the environment, and --column if --ids is a"
+            " CSV file."
+        )
 
 
 def title_of(report: ExportReport) -> str:

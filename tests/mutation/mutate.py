@@ -73,7 +73,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "walk": {"_walk": ("walk", "page_walk", "pager"), "_page_walk": ("page_walk", "pager", "fanout")},
     "retry": {"_retry": ("retry", "send"), "_quota": ("quota", "send")},
     "ledger": {
-        "export.ledger": ("export_ledger", "export_storage", "export_target"),
+        "export.ledger": ("export_ledger", "export_storage", "export_target", "export_locks", "export_shard"),
         "export.database": ("export_ledger", "export_sqlite", "export_merge"),
     },
     "redaction": {"_secrets": ("secrets", "replies", "client", "signing")},

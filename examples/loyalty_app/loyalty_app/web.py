@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
-from crowdtwist_async import CrowdTwistClient, CrowdTwistError, UserNotFoundError
+from crowdtwist_async import CrowdTwistClient, CrowdTwistError, InvalidArgumentError, UserNotFoundError
 from loyalty_app.account import account_of
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -32,7 +32,7 @@ class App:
     async def _answer(self, user_id: str) -> tuple[int, dict[str, Any]]:
         try:
             return 200, asdict(await account_of(self._client, user_id))
-        except UserNotFoundError:
+        except (UserNotFoundError, InvalidArgumentError):
             return 404, {"error": "no such member"}
         except CrowdTwistError:
             return 503, {"error": "try again later"}
