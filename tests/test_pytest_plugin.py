@@ -398,8 +398,8 @@ def test_over_a_socket(crowdtwist_environment, crowdtwist_emulator_server, monke
 @pytest.mark.parametrize(
     ("ini", "without", "least"),
     [
-        pytest.param(ASYNCIO.format("auto"), "anyio", 21, id="pytest-asyncio"),
-        pytest.param(f"{ANYIO_ONLY}auto\n", "none", 41, id="anyio"),
+        pytest.param(ASYNCIO.format("auto"), "anyio", 24, id="pytest-asyncio"),
+        pytest.param(f"{ANYIO_ONLY}auto\n", "none", 47, id="anyio"),
     ],
 )
 def test_the_sample_application(

@@ -74,7 +74,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "retry": {"_retry": ("retry", "send"), "_quota": ("quota", "send")},
     "ledger": {
         "export.ledger": ("export_ledger", "export_storage", "export_target", "export_locks", "export_shard"),
-        "export.database": ("export_ledger", "export_sqlite", "export_merge"),
+        "export.database": ("export_ledger", "export_sqlite", "export_merge", "export_target"),
     },
     "redaction": {"_secrets": ("secrets", "replies", "client", "signing")},
     "protocol": {

@@ -32,6 +32,12 @@ async def test_a_stranger_is_not(visit: Visit) -> None:
     assert 404 == (await visit("/members/10000005")).status_code
 
 
+@pytest.mark.parametrize("user_id", ["", "%0a", 3000 * "x"], ids=["empty", "newline", "long"])
+async def test_what_can_be_no_member_is_none(visit: Visit, user_id: str) -> None:
+    """The visitor's mistake, and no outage."""
+    assert 404 == (await visit(f"/members/{user_id}")).status_code
+
+
 async def test_a_member_without_purchases(visit: Visit) -> None:
     """The third member of every emulator has none."""
     answer = await visit("/members/10000002")
