@@ -602,6 +602,16 @@ def test_a_closed_ledger_is_closed(tmp_path: Path) -> None:
         ledger.get("key")
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux lists what a process has open")
+def test_a_closed_ledger_keeps_nothing_open(tmp_path: Path) -> None:
+    """A program may export many thousand times."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        Ledger(tmp_path / "ledger.sqlite", "out").close()
+
+    assert before == len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_closing_it_twice_closes_nothing_else(tmp_path: Path) -> None:
     """The descriptor of its lock is somebody else's by then."""
     ledger = Ledger(tmp_path / "ledger.sqlite", "out")
