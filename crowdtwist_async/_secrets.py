@@ -21,7 +21,7 @@ _LONGEST_NUMBER = 10**100
 """No id and no key is as long, and Python writes no number of thousands of digits."""
 
 # A link may come with its `=`, `&` and `/` escaped by the server's JSON encoder.
-_KEY_IN_LINK = r"""(api_key(?:=|\\u003[dD]|%3[dD]))(?:[^&"'\\\s<>]|\\(?!u0026|u0022|["nrt]).)*"""
+_KEY_IN_LINK = r"""(api_key(?:=|\\u003[dD]|%3[dD]))(?:[^&"'\\\s<>]++|\\(?!u0026|u0022|["nrt]).)*"""
 _KEY_IN_HEADER = r"(CTApiKey[ +]|CTApiKey%20)[^\s'\",]+"
 # A public key ends with the first colon; bounded, as a server could send thousands of beginnings.
 _SIGNATURE_IN_HEADER = (
