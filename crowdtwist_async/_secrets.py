@@ -20,6 +20,9 @@ _MOST_LEVELS = 20
 _LONGEST_NUMBER = 10**100
 """No id and no key is as long, and Python writes no number of thousands of digits."""
 
+_LIKE_ASCII = str.maketrans("\u0130\u0131\u017f\u212a", "iisk")
+"""The other characters that a pattern takes for letters of ASCII, as capitals or small ones of these."""
+
 # A link may come with its `=`, `&` and `/` escaped by the server's JSON encoder.
 _KEY_IN_LINK = r"""(api_key(?:=|\\u003[dD]|%3[dD]))(?:[^&"'\\\s<>]++|\\(?!u0026|u0022|["nrt]).)*"""
 _KEY_IN_HEADER = r"(CTApiKey[ +]|CTApiKey%20)[^\s'\",]+"
@@ -81,14 +84,15 @@ class Redactor:
         text = re.sub(_KEY_IN_HEADER, rf"\1{MASK}", re.sub(_KEY_IN_LINK, r"\1", text))
         if self._sought is None:
             # Once, as an error's details may be thousands of texts; never, where nothing fails.
-            self._sought = Secret((self._key_forms(), _patterns(self._others)))
-        forms, patterns = self._sought.reveal()
+            keys = self._key_forms()
+            self._sought = Secret((keys, [_Echo(form) for user in self._others for form in _echoes(user)]))
+        forms, echoes = self._sought.reveal()
         if self._further:
             text = re.sub(_SIGNATURE_IN_HEADER, rf"\1{MASK}", text)
         for form in forms:
             text = text.replace(form, MASK)
-        for pattern in patterns:
-            text = pattern.sub(MASK, text)
+        for echo in echoes:
+            text = echo.masked(text)
         return text
 
     def _key_forms(self) -> tuple[str, ...]:
@@ -136,9 +140,25 @@ def _echoes(user_id: str) -> list[str]:
     return sorted(forms | ({digits} if is_phone else set()), key=len, reverse=True)
 
 
-def _patterns(user_ids: Iterable[str]) -> list[re.Pattern[str]]:
-    """What finds each echo of some user ids."""
-    return [re.compile(_whole(form), re.IGNORECASE) for user_id in user_ids for form in _echoes(user_id)]
+class _Echo:
+    """
+    One of the ways in which a server may echo a user id, in letters of any case.
+
+    The pattern of a long one takes milliseconds to make: only where it may be in a text, there is one.
+    """
+
+    def __init__(self, form: str) -> None:
+        self._form = form
+        self._folded = form.translate(_LIKE_ASCII).lower()
+        self._pattern: re.Pattern[str] | None = None
+
+    def masked(self, text: str) -> str:
+        """The text without it."""
+        if text.isascii() and self._folded not in text.lower():
+            return text
+        if self._pattern is None:
+            self._pattern = re.compile(_whole(self._form), re.IGNORECASE)
+        return self._pattern.sub(MASK, text)
 
 
 def _whole(form: str) -> str:

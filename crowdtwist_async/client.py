@@ -12,6 +12,8 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 
+import anyio.lowlevel
+
 from crowdtwist_async._arguments import OnDrift, checked_flag, checked_integer, checked_on_drift
 from crowdtwist_async._budget import Budget, RateBudget
 from crowdtwist_async._config import checked_positive, checked_seconds, make_settings, settings_from_env
@@ -461,7 +463,13 @@ class CrowdTwistClient:
         raise TypeError("a client can't be pickled or copied: make one in each process")
 
     async def _send(self, call: Call[T]) -> T:
-        return await self._session.sender.send(call, self._options)
+        try:
+            sender = self._session.sender
+        except ClientClosedError:
+            # A task that goes on calling would let no other run, not even who cancels it.
+            await anyio.lowlevel.checkpoint()
+            raise
+        return await sender.send(call, self._options)
 
     def _refuse_view(self, done: str) -> None:
         if self._is_view:

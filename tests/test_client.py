@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -530,3 +531,22 @@ async def test_statistics_outlive_the_client() -> None:
     async with CrowdTwistClient(**LOCAL, transport=ScriptedTransport()) as client:
         await client.points_awaiting_fulfillment("7")
     assert (1, 0) == (client.stats.requests, client.stats.retries)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_loop_of_calls_on_a_closed_client_can_be_cancelled(backend: str) -> None:
+    """A task that swallows the error, while the program ends: it would let no other run."""
+
+    async def main() -> int:
+        client = CrowdTwistClient(api_key=KEY, transport=ScriptedTransport(OK))
+        async with client:
+            pass
+        calls = 0
+        with anyio.move_on_after(0.05):
+            while calls < 1_000_000:
+                calls += 1
+                with suppress(ClientClosedError):
+                    await client.points_awaiting_fulfillment("7")
+        return calls
+
+    assert 0 < anyio.run(main, backend=backend) < 1_000_000

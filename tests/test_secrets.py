@@ -9,6 +9,7 @@ import html
 import json
 import logging
 import pickle
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from crowdtwist_async import _secrets
 from crowdtwist_async._protocol import page_in_link
-from crowdtwist_async._secrets import LogRedaction, Redactor, Secret, blank_keys_in_links
+from crowdtwist_async._secrets import MASK, LogRedaction, Redactor, Secret, blank_keys_in_links
 
 ENCODERS: dict[str, Callable[[str], str]] = {
     "plain": str,
@@ -484,3 +485,36 @@ def test_a_number_as_long_as_no_id_is_left(value: int, is_masked: bool) -> None:
     """Python writes no number of thousands of digits; up to a hundred it is looked into."""
     assert is_masked is (value != Redactor(Secret("12345678")).deep(value))
     assert 10**100 == Redactor(Secret("10000000")).deep(10**100)
+
+
+LIKE_ASCII = "\u0130\u0131\u017f\u212a"
+"""They are taken for i, s and k where case is not looked at."""
+
+
+@given(st.data())
+def test_an_echo_is_found_as_a_pattern_finds_it(data: st.DataObject) -> None:
+    """There is a pattern only where one may fit, as that of a long id takes milliseconds to make."""
+    letters = st.sampled_from(f"aAbBkKsSiI{LIKE_ASCII}\xfc\xdc\xdf@.+ /%&;x40-12345678")
+    user = data.draw(st.text(letters, min_size=1, max_size=12))
+    form = data.draw(st.sampled_from(_secrets._echoes(user)))
+    plain = form.translate(_secrets._LIKE_ASCII)
+    text = data.draw(st.text(letters, max_size=8)) + data.draw(
+        st.sampled_from([form, form.upper(), form.lower(), plain, plain.upper(), plain.lower()])
+    )
+    if data.draw(st.booleans()):
+        text = text.encode("ascii", "ignore").decode()
+    expected = text
+    for each in _secrets._echoes(user):
+        expected = re.sub(_secrets._whole(each), MASK, expected, flags=re.IGNORECASE)
+
+    assert expected == Redactor(Secret("k" * 30), (user,))(text)
+
+
+def test_a_long_id_that_is_not_echoed_has_no_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever types one would hold up the event loop."""
+    redact = Redactor(Secret(KEY), ("\xfc" * 2000, f"a.b+c@{'x' * 2000}"))
+    made: list[str] = []
+    monkeypatch.setattr(re, "compile", lambda pattern, *_: made.append(pattern))
+
+    assert "no such user" == redact("no such user")
+    assert [] == made
