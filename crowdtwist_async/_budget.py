@@ -93,9 +93,10 @@ class RateBudget:
 
     async def penalize(self, seconds: float, /) -> None:
         """Let nobody send for so many seconds from now; a longer pause under way stays."""
-        self._paused_until = max(self._paused_until, self._clock() + seconds)
+        until = self._clock() + seconds
+        self._paused_until = max(self._paused_until, until)
         # The slack on top lets the permits after the pause come evenly spaced, without a burst.
-        self._next = max(self._next, self._clock() + seconds + self._slack)
+        self._next = max(self._next, until + self._slack)
 
 
 def _is_rate(number: Any) -> bool:

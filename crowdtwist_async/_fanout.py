@@ -140,11 +140,6 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         self._window.release()
         return self._ready.popleft()
 
-    def end(self) -> None:
-        """Let nobody wait for an outcome any more."""
-        self.over = True
-        self._changed.set()
-
     def start_worker(self) -> None:
         """Start one more of the run's tasks."""
         self._workers += 1
@@ -167,7 +162,9 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
             if not cancelled_elsewhere():
                 raise
             self._failure = self._failure or RuntimeError("what the call waited for was cancelled elsewhere")
-        self._changed.set()
+        finally:
+            # Also when the block was left: whoever waits for an outcome then is told.
+            self._changed.set()
 
     async def _begin(self) -> _Begun[K] | None:
         """Take the next key, when the window has room for its outcome."""
@@ -240,7 +237,7 @@ async def fanning_out(
         try:
             yield run
         finally:
-            run.end()
+            run.over = True
 
 
 class _Begun(Generic[K]):

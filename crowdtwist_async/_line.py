@@ -61,7 +61,7 @@ class Line:
         while True:
             refusal = await self._sit_out(progress, origin) or await self._take_slot(progress)
             if refusal is not None:
-                return await _told(refusal)
+                return await _after_others(refusal)
             entered = False
             try:
                 if self._waits.over:
@@ -70,7 +70,7 @@ class Line:
                     continue
                 refusal = await self._take_permit(progress)
                 if refusal is not None:
-                    return await _told(refusal)
+                    return await _after_others(refusal)
                 if self.permits.host_pause(origin) > 0:
                     continue  # its permit is lost: after the pause it would be used beside that time's own
                 entered = True
@@ -164,6 +164,7 @@ class Line:
         return self._without_permit(progress, now, taken=taken)
 
     def _without_permit(self, progress: Progress[Any], now: float, *, taken: bool) -> CrowdTwistError | None:
+        """The error of a call that has waited in vain."""
         if self._waits.over:
             return ClientClosedError(_CLOSED)
         if taken and progress.left(now) > 0:
@@ -173,7 +174,7 @@ class Line:
         return progress.deadline_passed(paused or _WAITED_FOR_A_PERMIT, ahead=bool(paused) or is_early)
 
 
-async def _told(refusal: CrowdTwistError) -> CrowdTwistError:
+async def _after_others(refusal: CrowdTwistError) -> CrowdTwistError:
     """Let others run first: calls that are refused one after the other would block the event loop."""
     await anyio.lowlevel.checkpoint()
     return refusal

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import stat
 import struct
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outputs import SUFFIXES, commit, expected, exported, opened, stored
+from outputs import SUFFIXES, commit, expected, exported, ledger_of, opened, stored
 
 from crowdtwist_async import OutputLockedError, OutputMismatchError, StorageError
 from crowdtwist_async.export import Shard, locks
@@ -131,7 +132,7 @@ def test_a_lock_that_can_not_be_checked_is_not_kept(tmp_path: Path, monkeypatch:
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as broken:
-        broken.setattr(locks, "_is_at", stale)
+        broken.setattr(locks, "is_in_place", stale)
         with pytest.raises(OSError, match="Stale"):
             lock(tmp_path / "ledger", "out")
     with locking(tmp_path / "ledger", "out"):
@@ -170,6 +171,20 @@ def test_a_refused_export_leaves_no_ledger(tmp_path: Path) -> None:
     assert expected("a") == stored(path)
     exported(path)
     assert expected("a") == stored(path)
+
+
+def test_a_refused_export_keeps_the_ledger_that_it_would_have_gone_on_with(path: Path) -> None:
+    """Only one that was begun at this moment goes."""
+    exported(path, "a")
+    if path.suffix == ".sqlite":
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("DELETE FROM purchases")
+    else:
+        for file in [*path.glob("*.parquet")] or [path]:
+            file.unlink()
+    with pytest.raises(OutputMismatchError):
+        opened(path)
+    assert ledger_of(path).is_file()
 
 
 def test_a_lock_that_a_killed_shard_left_is_in_nobodys_way(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export.ids import IdCount, IdSource, collect_ids
 from crowdtwist_async.export.outage import OutageError
 from crowdtwist_async.export.places import STANDARD_OUTPUT, check_apart, check_place
-from crowdtwist_async.export.report import ExportReport
+from crowdtwist_async.export.report import ExportReport, duplicates_in
 from crowdtwist_async.export.rows import iso
 from crowdtwist_async.export.run import Pace, Run
 from crowdtwist_async.export.shard import Shard
@@ -196,7 +196,7 @@ async def _run(run: Run, target: Target, report: ExportReport, work: FileWork, i
         finished, report.reason = False, str(error)
     await work.do(partial(_tally, report, target))
     if finished:
-        report.status, report.duplicates = "complete", report.doubled
+        report.status, report.duplicates = "complete", duplicates_in(report)
         report.completed_at = iso(await work.do(target.complete))
     else:
         report.status = "stopped"
@@ -219,7 +219,7 @@ def _begin(
     report.resumed = report.done
     if target.completed_at is not None:
         report.completed_at = iso(target.completed_at)
-        report.duplicates = report.doubled
+        report.duplicates = duplicates_in(report)
     if source.name != "purchases" or source.date_end is not None:
         return source
     day = target.ledger.get(_DATE_END)

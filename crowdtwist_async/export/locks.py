@@ -12,7 +12,7 @@ from threading import RLock
 from typing import Any
 
 from crowdtwist_async.errors import ConfigurationError, OutputLockedError, StorageError
-from crowdtwist_async.export.storage import PRIVATE
+from crowdtwist_async.export.storage import PRIVATE, is_in_place
 
 _LOCKING = RLock()
 """Held while the process forks, so that a child knows of all locks: also by a signal handler amid locking."""
@@ -43,13 +43,11 @@ def lock(path: Path, place: object) -> int:
     file = real.with_name(f".{real.name}.lock")
     descriptor = hold(_opened(file), place)
     try:
-        in_place = _is_at(descriptor, file)
-    except BaseException:
+        if not is_in_place(os.fstat(descriptor), file):
+            raise _locked(place)
+    except BaseException:  # the check itself may fail
         unlock(descriptor)
         raise
-    if not in_place:
-        unlock(descriptor)
-        raise _locked(place)
     _LOCKED[descriptor] = file
     return descriptor
 
@@ -62,15 +60,6 @@ def _opened(file: Path) -> int:
             f"{file} is not yours: another user's export runs, or was killed. Remove it if none runs, and"
             " export again"
         ) from None
-
-
-def _is_at(descriptor: int, file: Path) -> bool:
-    """Whether a file is still there; NFS only renames one that somebody has open."""
-    opened = os.fstat(descriptor)
-    try:
-        return opened.st_nlink > 0 and os.path.samestat(opened, file.stat())
-    except FileNotFoundError:
-        return False
 
 
 def hold(descriptor: int, place: object, *, alone: bool = True) -> int:
@@ -108,7 +97,7 @@ def unlock(descriptor: int) -> None:
         file = _LOCKED.pop(descriptor)
         if file is not None:
             with suppress(OSError):
-                if _is_at(descriptor, file):
+                if is_in_place(os.fstat(descriptor), file):
                     file.unlink()
         # Closing alone lets nobody in as long as a program that is being started has a copy.
         with suppress(OSError):

@@ -73,11 +73,6 @@ class ExportReport:
         return self.members + self.not_found + self.failed
 
     @property
-    def doubled(self) -> int:
-        """Ids that were given before, where all others are done."""
-        return max(self.ids - self.done, 0)
-
-    @property
     def requests_per_second(self) -> float:
         """Of this run."""
         return self.requests / self.seconds if self.seconds else 0.0
@@ -96,3 +91,8 @@ class ExportReport:
     def as_dict(self) -> dict[str, Any]:
         """All of it, as JSON takes it."""
         return {**asdict(self), "budget_use": self.budget_use}
+
+
+def duplicates_in(report: ExportReport) -> int:
+    """Ids that were given before, where all others are done; ids may have gone since."""
+    return max(report.ids - report.done, 0)

@@ -63,21 +63,25 @@ def create(path: Path) -> int:
     return descriptor
 
 
-def make_private(descriptor: int, mode: int) -> None:
+def make_private(file: int | Path, mode: int) -> None:
     """Give a file or folder its mode, where the umask, or whoever made it, has given it another."""
-    if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+    if stat.S_IMODE(os.stat(file).st_mode) != mode:  # noqa: PTH116 - it may be a descriptor
         # Some file systems, of Windows's kind, have no modes.
         with suppress(OSError):
-            os.fchmod(descriptor, mode)
+            os.chmod(file, mode)  # noqa: PTH101 - the same
+
+
+def is_in_place(opened: os.stat_result, path: Path) -> bool:
+    """Whether an open file is still there; NFS only renames one that is removed."""
+    try:
+        return opened.st_nlink > 0 and os.path.samestat(opened, path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def check_in_place(opened: os.stat_result, path: Path) -> None:
     """Refuse to write on where nobody would find it: to a file that was moved away, removed or replaced."""
-    try:
-        in_place = os.path.samestat(opened, path.stat())
-    except FileNotFoundError:
-        in_place = False
-    if not in_place:
+    if not is_in_place(opened, path):
         raise changed(path, "was moved away or removed while it was written")
 
 
@@ -94,9 +98,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(mode=PRIVATE_FOLDER)
     except FileExistsError:
         return
-    if stat.S_IMODE(path.stat().st_mode) != PRIVATE_FOLDER:
-        with suppress(OSError):
-            path.chmod(PRIVATE_FOLDER)
+    make_private(path, PRIVATE_FOLDER)
 
 
 def sync_folder(folder: Path) -> None:

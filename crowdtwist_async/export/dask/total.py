@@ -12,7 +12,7 @@ from attrs import evolve
 
 from crowdtwist_async.export.ledger import Totals
 from crowdtwist_async.export.places import ERRORS
-from crowdtwist_async.export.report import ExportReport
+from crowdtwist_async.export.report import ExportReport, duplicates_in
 from crowdtwist_async.export.shard import Shard
 
 _OF_OUTPUT = ("members", "without_rows", "drifted", "not_found", "failed", "rows")
@@ -91,7 +91,7 @@ class Total:
         else:
             report.status = "complete" if "complete" in states else "already_complete"
             report.completed_at = max(shard.completed_at or "" for shard in ended)
-            report.duplicates = report.doubled
+            report.duplicates = duplicates_in(report)
         failed = [shard.errors_file for shard in ended if shard.errors_file is not None]
         if len(failed) > 1:
             failed = [f"{_pattern(self._output, self._count)}{ERRORS}"]
