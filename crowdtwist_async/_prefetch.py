@@ -73,6 +73,8 @@ class _Ahead(Generic[T]):
         self._rows_left = math.inf if route.max_items is None else route.max_items + route.start.taken
         self._given: set[int] = set()
         """Pages that the walk got: going backward it keeps those that it reads in search of the end."""
+        self._given_below = 1
+        """All pages before this one are given."""
 
     async def fetch(self, call: Call[Page[T]]) -> Page[T]:
         """The page that the walk wants now; wanted twice, it is fetched twice."""
@@ -96,6 +98,9 @@ class _Ahead(Generic[T]):
         """Ask for what follows a page, while that page is processed."""
         self._last = max(Seen.of(page, call.page_size).counted_pages, default=1)
         self._given.add(page.number)
+        while self._given_below in self._given:
+            self._given.discard(self._given_below)
+            self._given_below += 1
         if page.number > 1 or not self._route.reverse:
             # Backward, the rows of page 1 are the last, and it is read first to find the end.
             self._rows_left -= len(page)
@@ -108,7 +113,8 @@ class _Ahead(Generic[T]):
             return ()
         most = self._ahead if rows_left == math.inf else min(self._ahead, -int(-rows_left // size))
         if self._route.reverse:
-            return list(islice((page for page in range(number - 1, 0, -1) if page not in self._given), most))
+            lower = range(number - 1, self._given_below - 1, -1)
+            return list(islice((page for page in lower if page not in self._given), most))
         first = max(number + 1, 1)
         return range(first, min(first + most, self._last + 1))
 

@@ -41,6 +41,8 @@ _LARGEST_ERROR = 65_536
 _LONGEST_TEXT = 2_000
 """Characters of an error's message that are kept."""
 _MOST_DETAILS = 50
+_MOST_ERROR_VALUES = 1_000
+"""Values in an error's body beyond which its details are not kept: each is masked by itself."""
 _SNIPPET_LENGTH = 200
 _SNIPPET_SOURCE = 4096
 _CHECK_KEY = "check the API key, the client id and the environment: sandboxes have keys of their own"
@@ -61,7 +63,7 @@ def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistE
         reply = reply._replace(body=reply.body[:_LARGEST_ERROR])
     if 300 <= reply.status < 400:
         return _redirect_error(reply, redact)
-    if _has_too_many_values(reply.body):
+    if _has_more_values(reply.body, _MOST_VALUES):
         return ResponseTooLargeError(f"the body has more than {_MOST_VALUES:,} values; it was not decoded")
     body = _parsed(redact.links(reply.body))
     unreadable = isinstance(body, DecodeError)
@@ -78,14 +80,14 @@ def read_reply(call: Call[T], reply: Reply, redact: Redactor) -> T | CrowdTwistE
         return error.with_traceback(None)
 
 
-def _has_too_many_values(body: bytes) -> bool:
-    """Whether decoding would make more than the limit: each value but one comes behind one of three bytes."""
+def _has_more_values(body: bytes, limit: int) -> bool:
+    """Whether decoding would make more than so many: each value but one comes behind one of three bytes."""
     values = 0
-    if len(body) > _MOST_VALUES:
+    if len(body) > limit:
         for at in range(0, len(body), _COUNTED_AT_ONCE):
             part = body[at : at + _COUNTED_AT_ONCE]
             values += len(part) - len(part.translate(None, _BEFORE_VALUES))
-            if values > _MOST_VALUES:
+            if values > limit:
                 return True
     return False
 
@@ -202,7 +204,7 @@ def _status_error(reply: Reply, said: _Said, redact: Redactor, snippet: str | No
     code = (
         said.code
         if said.code in _DECIDING_CODES or said.code is None
-        else redact(said.code)[:_SNIPPET_LENGTH]
+        else redact(said.code[:_LARGEST_ERROR])[:_SNIPPET_LENGTH]
     )
     message = _masked(said.message, redact) or snippet
     error = _error_class(status, said.code)(
@@ -213,7 +215,7 @@ def _status_error(reply: Reply, said: _Said, redact: Redactor, snippet: str | No
     error.message = message
     error.description = _masked(said.description, redact)
     error.system = _masked(said.system, redact)
-    if len(reply.body) <= _LARGEST_ERROR:
+    if len(reply.body) <= _LARGEST_ERROR and not _has_more_values(reply.body, _MOST_ERROR_VALUES):
         error.details = tuple(redact.deep(entry) for entry in said.details[:_MOST_DETAILS])
     error.retry_after = read_retry_after(reply.headers.get("retry-after"))
     is_server_error = isinstance(error, ServerError) and said.code != _NOT_CONFIGURED

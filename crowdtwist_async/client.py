@@ -182,7 +182,7 @@ class CrowdTwistClient:
         """
         user = Secret.of(user_id)
         del user_id  # so that no traceback through this frame shows it
-        return await self._send(points_call(self._session.settings, user, id_type))
+        return await self._ask(lambda: points_call(self._session.settings, user, id_type))
 
     async def user_rewards(
         self,
@@ -212,8 +212,8 @@ class CrowdTwistClient:
         """
         user = Secret.of(user_id)
         del user_id  # as above
-        return await self._send(
-            rewards_call(
+        return await self._ask(
+            lambda: rewards_call(
                 self._session.settings,
                 user,
                 id_type=id_type,
@@ -251,8 +251,8 @@ class CrowdTwistClient:
         """
         user = Secret.of(user_id)
         del user_id  # as above
-        return await self._send(
-            purchases_call(
+        return await self._ask(
+            lambda: purchases_call(
                 self._session.settings,
                 user,
                 id_type=id_type,
@@ -462,12 +462,20 @@ class CrowdTwistClient:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a client can't be pickled or copied: make one in each process")
 
+    async def _ask(self, make: Callable[[], Call[T]]) -> T:
+        try:
+            call = make()
+        except InvalidArgumentError:
+            # A task that goes on calling would let no other run, not even who cancels it.
+            await anyio.lowlevel.checkpoint()
+            raise
+        return await self._send(call)
+
     async def _send(self, call: Call[T]) -> T:
         try:
             sender = self._session.sender
         except ClientClosedError:
-            # A task that goes on calling would let no other run, not even who cancels it.
-            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()  # as above
             raise
         return await sender.send(call, self._options)
 

@@ -534,19 +534,23 @@ async def test_statistics_outlive_the_client() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_loop_of_calls_on_a_closed_client_can_be_cancelled(backend: str) -> None:
-    """A task that swallows the error, while the program ends: it would let no other run."""
+@pytest.mark.parametrize(
+    ("user", "closed"), [("7", True), ("", False)], ids=["closed-client", "invalid-argument"]
+)
+def test_a_loop_of_calls_that_are_refused_can_be_cancelled(backend: str, user: str, closed: bool) -> None:
+    """A task that swallows the errors, of ids from the wrong column, say: it would let no other run."""
 
     async def main() -> int:
         client = CrowdTwistClient(api_key=KEY, transport=ScriptedTransport(OK))
-        async with client:
-            pass
         calls = 0
-        with anyio.move_on_after(0.05):
-            while calls < 1_000_000:
-                calls += 1
-                with suppress(ClientClosedError):
-                    await client.points_awaiting_fulfillment("7")
+        async with client:
+            if closed:
+                await client.aclose()
+            with anyio.move_on_after(0.05):
+                while calls < 1_000_000:
+                    calls += 1
+                    with suppress(ClientClosedError, InvalidArgumentError):
+                        await client.points_awaiting_fulfillment(user)
         return calls
 
     assert 0 < anyio.run(main, backend=backend) < 1_000_000

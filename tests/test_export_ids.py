@@ -24,7 +24,7 @@ import anyio
 import pytest
 
 from crowdtwist_async import ConfigurationError, InvalidArgumentError
-from crowdtwist_async.export import IdSource, read_ids
+from crowdtwist_async.export import IdSource, ids, read_ids
 from crowdtwist_async.export.ids import IdCount, collect_ids
 from crowdtwist_async.export.threads import in_daemon_thread
 
@@ -339,6 +339,22 @@ async def test_any_iterable_is_taken(made: Callable[[list[str]], Any], number: i
     assert (MANY[:number], 0) == await in_daemon_thread(lambda: all_of(source))
     assert IdSource(lambda: iter(MANY[:number])).count() == await in_daemon_thread(source.count)
     assert {str} >= await in_daemon_thread(lambda: set(map(type, source.read())))
+
+
+@pytest.mark.anyio
+async def test_a_set_is_sorted_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All at once would keep every other thread out, and so the event loop, for seconds a million."""
+    sizes: list[int] = []
+
+    def spied(some: list[str]) -> list[str]:
+        sizes.append(len(some))
+        return sorted(some)
+
+    monkeypatch.setattr(ids, "sorted", spied, raising=False)
+    source = await collect_ids(set(MANY))
+
+    assert MANY == await in_daemon_thread(lambda: list(source.read()))
+    assert [1_000] * 3 == sizes
 
 
 @pytest.mark.anyio

@@ -1208,8 +1208,10 @@ def test_a_huge_error_body_is_not_looked_through() -> None:
     started = time.perf_counter()
     error = status_error(read(REWARDS, 400, huge))
     wrapped = status_error(read(REWARDS, 200, {"error": "invalid", "message": "x" * 5_000_000}))
+    coded = status_error(read(REWARDS, 200, {"error": "CTApiKey x " * 500_000}))
     assert time.perf_counter() - started < 1
     assert len(str(error)) < 300
+    assert len(str(coded)) < 300
     assert len(str(wrapped)) < 3_000
 
 
@@ -1230,6 +1232,16 @@ def test_64_kilobytes_of_an_error_are_read(
     body = b'{"error": "invalid", "errors": [{"n": 1}]'.ljust(size - 1) + b"}"
     error = status_error(read(REWARDS, status, body))
     assert (code, details) == (error.code, error.details)
+
+
+@pytest.mark.parametrize(("values", "kept"), [(996, True), (997, False)], ids=str)
+@pytest.mark.parametrize("status", [200, 400], ids=str)
+def test_the_entries_of_a_thousand_values_are_kept(status: int, values: int, kept: bool) -> None:
+    """Each is masked by itself: those of 64 kilobytes would block the event loop for half a second."""
+    entry = {"n": [1] * values}
+    error = status_error(read(REWARDS, status, {"error": "invalid", "errors": [entry]}))
+    assert ((entry,) if kept else ()) == error.details
+    assert "invalid" == error.code
 
 
 def test_what_is_kept_of_an_error_is_short() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+from collections.abc import AsyncIterator
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -27,6 +28,7 @@ from crowdtwist_async import (
     CrowdTwistClient,
     DecodeError,
     HttpxTransport,
+    Reply,
     Request,
     RequestTimeoutError,
     ResponseTooLargeError,
@@ -130,6 +132,33 @@ async def test_a_body_that_a_hook_has_read_is_bounded_too(library: Any, refuses:
         outcome = await InjectedClientTransport(injected, max_body_bytes=100).send(REQUEST)
 
     assert isinstance(outcome, ResponseTooLargeError)
+
+
+async def test_a_body_in_many_pieces_lets_others_run(library: Any) -> None:
+    """What has arrived is read without a pause: thousands of pieces would block the event loop."""
+
+    class Pieces(library.AsyncByteStream):  # type: ignore[misc]
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for _ in range(1_000):
+                yield b"x"
+
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    mock = library.MockTransport(lambda _: library.Response(200, stream=Pieces()))
+    async with library.AsyncClient(transport=mock) as injected, anyio.create_task_group() as tasks:
+        tasks.start_soon(turn)
+        outcome = await InjectedClientTransport(injected).send(REQUEST)
+        tasks.cancel_scope.cancel()
+
+    assert isinstance(outcome, Reply)
+    assert b"x" * 1_000 == outcome.body
+    assert turns >= 8
 
 
 async def test_a_compressed_body_that_is_none_is_tried_again_also_when_a_hook_reads_it(library: Any) -> None:

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager, nullcontext, suppress
 from hashlib import blake2b
+from heapq import merge
 from itertools import count, takewhile
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -136,7 +137,7 @@ async def collect_ids(user_ids: Any) -> IdSource:
         return IdSource(lambda: _all_checked(user_ids))
     if isinstance(user_ids, set | frozenset):
         # Another process has the same set in another order.
-        ordered = await in_daemon_thread(lambda: sorted(_all_checked(user_ids)))
+        ordered = await in_daemon_thread(lambda: _in_order(user_ids))
         return IdSource(lambda: iter(ordered))
     if isinstance(user_ids, AsyncIterable):
         return await _put_aside(user_ids)
@@ -155,6 +156,11 @@ async def collect_ids(user_ids: Any) -> IdSource:
 
 def _all_checked(user_ids: Iterable[object]) -> Iterator[str]:
     return map(_checked, user_ids, count(1))
+
+
+def _in_order(user_ids: Iterable[object]) -> list[str]:
+    """Sort ids some at a time: while all of a million are sorted at once, no event loop gets to run."""
+    return list(merge(*map(sorted, chunked(_all_checked(user_ids)))))
 
 
 def _checked(user_id: Any, number: int) -> str:
