@@ -18,12 +18,12 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from crowdtwist_async import CrowdTwistClient, RateBudget
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.emulator.server import EmulatorServer
-from crowdtwist_async.export import ExportReport, IdSource, Plan, Shard, export
+from crowdtwist_async.export import EndpointName, ExportReport, IdSource, Plan, Shard, export
 
 _PAGE = 10
 _BURST = 10
@@ -64,7 +64,7 @@ def _pages(emulator: Emulator, name: str) -> float:
     return sum(pages) / len(pages)
 
 
-async def _compare(name: str, members: int, per_minute: int, folder: Path) -> _Compared:
+async def _compare(name: EndpointName, members: int, per_minute: int, folder: Path) -> _Compared:
     emulator = Emulator(members=members, per_minute=per_minute + _BURST)
     plan = Plan(members, per_minute, _pages(emulator, name))
     budget = RateBudget(per_minute, burst=_BURST)
@@ -102,7 +102,7 @@ async def _compare_all(names: list[str], members: int, per_minute: int) -> list[
         runs = [
             _compare_shards(members, per_minute, Path(folder))
             if name == "shards"
-            else _compare(name, members, per_minute, Path(folder))
+            else _compare(cast("EndpointName", name), members, per_minute, Path(folder))
             for name in names
         ]
         return await asyncio.gather(*runs)

@@ -10,12 +10,13 @@ from contextlib import AbstractAsyncContextManager
 from datetime import date
 from enum import Enum
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar, overload
+from typing import Any, NoReturn, Self, TypeVar, Unpack, cast, overload
 
 import anyio.lowlevel
 
 from crowdtwist_async._arguments import OnDrift, checked_flag, checked_integer, checked_on_drift
 from crowdtwist_async._budget import Budget, RateBudget
+from crowdtwist_async._client_options import ClientOptions
 from crowdtwist_async._config import checked_positive, checked_seconds, make_settings, settings_from_env
 from crowdtwist_async._cursor import Position, read_cursor
 from crowdtwist_async._fanout import FanOut, fanning_out
@@ -29,7 +30,15 @@ from crowdtwist_async._send import Options
 from crowdtwist_async._session import Session
 from crowdtwist_async._signing import HmacKey
 from crowdtwist_async.errors import ClientClosedError, ConfigurationError, InvalidArgumentError
-from crowdtwist_async.models import Page, PointsAwaitingFulfillment, Purchase, Reward
+from crowdtwist_async.models import (
+    CommonIdTypeText,
+    IdType,
+    IdTypeText,
+    Page,
+    PointsAwaitingFulfillment,
+    Purchase,
+    Reward,
+)
 from crowdtwist_async.transports import Transport
 from crowdtwist_async.transports.httpx import HttpxTransport, InjectedClientTransport
 
@@ -112,7 +121,7 @@ class CrowdTwistClient:
         )
 
     @classmethod
-    def from_env(cls, **overrides: Any) -> Self:
+    def from_env(cls, **overrides: Unpack[ClientOptions]) -> Self:
         """
         Make a client from the environment.
 
@@ -128,15 +137,14 @@ class CrowdTwistClient:
         Raises:
             ConfigurationError: There is no key, or a setting can't work.
         """
-        for name in {"api_key", "signing"} & overrides.keys():
-            overrides[name] = Secret.of(overrides[name])
-        arguments = settings_from_env(
-            with_key="api_key" not in overrides, with_signing="signing" not in overrides
-        )
+        given = cast("dict[str, Any]", overrides)  # the same, so that no traceback through here shows a key
+        for name in {"api_key", "signing"} & given.keys():
+            given[name] = Secret.of(given[name])
+        arguments = settings_from_env(with_key="api_key" not in given, with_signing="signing" not in given)
         per_minute = arguments.pop("per_minute", None)
-        if per_minute is not None and overrides.get("budget") is None:
-            overrides["budget"] = RateBudget(per_minute)
-        return cls(**{"api_key": Secret(None), **arguments, **overrides})
+        if per_minute is not None and given.get("budget") is None:
+            given["budget"] = RateBudget(per_minute)
+        return cls(**{"api_key": Secret(None), **arguments, **given})
 
     def with_options(
         self,
@@ -165,7 +173,7 @@ class CrowdTwistClient:
         return view
 
     async def points_awaiting_fulfillment(
-        self, user_id: str | int, *, id_type: str = "id"
+        self, user_id: str | int, *, id_type: IdType | CommonIdTypeText = "id"
     ) -> PointsAwaitingFulfillment:
         """
         Fetch the points of a member's purchases that await fulfillment: one request.
@@ -188,7 +196,7 @@ class CrowdTwistClient:
         self,
         user_id: str | int,
         *,
-        id_type: str = "id",
+        id_type: IdType | IdTypeText = "id",
         page: int | None = None,
         page_size: int | None = None,
         include_soldout: bool | None = None,
@@ -227,7 +235,7 @@ class CrowdTwistClient:
         self,
         user_id: str | int,
         *,
-        id_type: str = "id",
+        id_type: IdType | CommonIdTypeText = "id",
         page: int | None = None,
         date_start: date | str | None = None,
         date_end: date | str | None = None,
@@ -266,7 +274,7 @@ class CrowdTwistClient:
         self,
         user_id: str | int,
         *,
-        id_type: str = "id",
+        id_type: IdType | IdTypeText = "id",
         page_size: int | None = None,
         include_soldout: bool | None = None,
         start_page: int | None = None,
@@ -318,7 +326,7 @@ class CrowdTwistClient:
         self,
         user_id: str | int,
         *,
-        id_type: str = "id",
+        id_type: IdType | CommonIdTypeText = "id",
         date_start: date | str | None = None,
         date_end: date | str | None = None,
         start_page: int | None = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from attrs import field, frozen
 
@@ -31,6 +31,12 @@ class IdType(StrEnum):
     USERNAME = "username"
     FACEBOOK_USER_ID = "facebook_user_id"
     TWITTER_USER_ID = "twitter_user_id"
+
+
+CommonIdTypeText = Literal["id", "email", "third_party_id", "mobile_phone_number"]
+"""The texts of those that every endpoint takes."""
+IdTypeText = Literal[CommonIdTypeText, "username", "facebook_user_id", "twitter_user_id"]
+"""The texts of all."""
 
 
 @frozen(weakref_slot=False)

@@ -17,7 +17,7 @@ from outputs import ledger_of, query
 
 from crowdtwist_async import CrowdTwistError, Reply, Request, RetryPolicy
 from crowdtwist_async.emulator import Emulator
-from crowdtwist_async.export import ExportReport, export
+from crowdtwist_async.export import EndpointName, ExportReport, export
 
 Answer = Reply | CrowdTwistError | None
 ONCE = RetryPolicy(max_attempts=1)
@@ -63,7 +63,7 @@ async def export_from(
     ids: Any = None,
     instead: Callable[[str], Answer] = lambda _: None,
     *,
-    name: str = "points",
+    name: EndpointName = "points",
     retry: RetryPolicy = ONCE,
     **options: Any,
 ) -> ExportReport:

@@ -34,11 +34,13 @@ from crowdtwist_async import (
     CrowdTwistClient,
     CrowdTwistError,
     HmacKey,
+    IdType,
     InvalidArgumentError,
     RateBudget,
     RetryPolicy,
     UserNotFoundError,
 )
+from crowdtwist_async.models import CommonIdTypeText
 
 LOCAL: dict[str, Any] = {"api_key": KEY, "api_url": "http://localhost:1", "pos_url": "http://localhost:1"}
 
@@ -90,7 +92,7 @@ async def test_the_three_calls(server: ReferenceServer) -> None:
     ids=["email", "third party", "number"],
 )
 async def test_other_ids_reach_the_same_member(
-    server: ReferenceServer, user_id: str | int, id_type: str
+    server: ReferenceServer, user_id: str | int, id_type: CommonIdTypeText
 ) -> None:
     """Ids with characters of URLs arrive as they were given."""
     async with make_client(server) as client:
@@ -438,7 +440,7 @@ async def test_arguments_are_refused_before_any_request() -> None:
     transport = ScriptedTransport()
     async with CrowdTwistClient(**LOCAL, transport=transport) as client:
         for refused in (
-            lambda: client.points_awaiting_fulfillment("7", id_type="username"),
+            lambda: client.points_awaiting_fulfillment("7", id_type=IdType.USERNAME),
             lambda: client.points_awaiting_fulfillment(".."),
             lambda: client.user_rewards("7", page_size=0),
             lambda: client.user_purchases("7", date_start="2026-02-01", date_end="2026-01-01"),

@@ -12,7 +12,7 @@ from conftest import KEY, leaks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowdtwist_async import CrowdTwistClient
+from crowdtwist_async import CrowdTwistClient, IdType
 from crowdtwist_async._cursor import Position, read_cursor
 from crowdtwist_async.errors import InvalidArgumentError
 
@@ -193,7 +193,7 @@ def test_a_cursor_is_taken_back_whatever_page_it_names(start_page: int, reverse:
 @pytest.mark.parametrize("user", [USER, "alice@example.com", "+15551239687"])
 def test_a_cursor_names_neither_user_nor_key(user: str, reverse: bool) -> None:
     """It is short, and holds no part of the user id and no form of the key."""
-    id_type = "email" if "@" in user else "mobile_phone_number" if "+" in user else "id"
+    id_type = IdType.EMAIL if "@" in user else IdType.MOBILE_PHONE_NUMBER if "+" in user else IdType.ID
     cursor = client().iter_user_purchases(user, id_type=id_type, reverse=reverse).cursor
 
     assert not leaks(cursor)

@@ -35,7 +35,7 @@ from crowdtwist_async import (
 )
 from crowdtwist_async._progress import METER
 from crowdtwist_async.emulator import Emulator, Fault
-from crowdtwist_async.export import ExportReport, IdSource, export, outage, queue
+from crowdtwist_async.export import EndpointName, ExportReport, IdSource, export, outage, queue
 from crowdtwist_async.export.formats import Limits
 from crowdtwist_async.export.formats.lines import LineWriter
 from crowdtwist_async.export.formats.parquet import ParquetWriter
@@ -89,7 +89,7 @@ def check_rows(emulator: Emulator, output: Path) -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("name", NAMES)
-async def test_every_row_of_every_member_arrives(name: str, output: Path) -> None:
+async def test_every_row_of_every_member_arrives(name: EndpointName, output: Path) -> None:
     """As many as the API says it has and served, at one request a page."""
     emulator = emulator_of(12)
     counts: dict[str, Callable[[str], int]] = {

@@ -23,7 +23,8 @@ from crowdtwist_async import (
 )
 from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.export.rows import Row
-from crowdtwist_async.export.source import Member, Source
+from crowdtwist_async.export.source import EndpointName, Member, Source
+from crowdtwist_async.models import IdTypeText
 
 pytestmark = pytest.mark.anyio
 
@@ -80,7 +81,9 @@ async def test_points_are_one_row(emulator: Emulator) -> None:
         pytest.param("purchases", "third_party_id", "tp-10000001", id="purchases-third-party"),
     ],
 )
-async def test_other_ids_are_kept_as_asked(emulator: Emulator, name: str, id_type: str, user_id: str) -> None:
+async def test_other_ids_are_kept_as_asked(
+    emulator: Emulator, name: EndpointName, id_type: IdTypeText, user_id: str
+) -> None:
     """The rows name the member as the caller's own data do."""
     rows = await rows_of(emulator, Source(name, id_type), user_id)
 
@@ -115,7 +118,7 @@ async def test_dates_bound_the_purchases(emulator: Emulator) -> None:
         pytest.param(lambda: Source("purchases", date_start="yesterday"), id="no-date"),
         pytest.param(lambda: Source("purchases", date_start=date.max), id="future"),
         pytest.param(lambda: Source("points", "username"), id="id-type-of-another-endpoint"),
-        pytest.param(lambda: Source("pointz"), id="no-endpoint"),
+        pytest.param(lambda: Source("pointz"), id="no-endpoint"),  # type: ignore[arg-type]
         pytest.param(lambda: Source("rewards", date_start="2026-01-01"), id="dates-of-another-endpoint"),
         pytest.param(lambda: Source("points", date_end="2026-01-01"), id="date-of-another-endpoint"),
         pytest.param(lambda: Source("purchases", include_soldout=False), id="flag-of-another-endpoint"),
@@ -142,7 +145,7 @@ def _with_extra(body: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_unknown_properties_are_kept(emulator: Emulator, name: str) -> None:
+async def test_unknown_properties_are_kept(emulator: Emulator, name: EndpointName) -> None:
     """Fetching again would cost a night: they stand in `_extra`, row by row."""
     emulator.script(Fault.rewrite(_with_extra))
 
@@ -170,14 +173,14 @@ async def test_one_reward_beside_the_paging_is_a_row(emulator: Emulator) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_an_unknown_member_is_an_error(emulator: Emulator, name: str) -> None:
+async def test_an_unknown_member_is_an_error(emulator: Emulator, name: EndpointName) -> None:
     """Whatever the endpoint's own words for it."""
     with pytest.raises(UserNotFoundError):
         await rows_of(emulator, Source(name), "5")
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_after_an_error_it_goes_on_with_the_same_page(emulator: Emulator, name: str) -> None:
+async def test_after_an_error_it_goes_on_with_the_same_page(emulator: Emulator, name: EndpointName) -> None:
     """Pages before it stay, and are not asked for again; all requests are counted for the member."""
     first = () if name == "points" else (None,)
     emulator.script(*first, Fault.status(500), Fault.reset())
@@ -201,7 +204,7 @@ async def test_after_an_error_it_goes_on_with_the_same_page(emulator: Emulator, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_to_ask_is_one_request(emulator: Emulator, name: str) -> None:
+async def test_to_ask_is_one_request(emulator: Emulator, name: EndpointName) -> None:
     """However many pages there are."""
     async with emulator.client(retry=ONCE) as client:
         await Source(name).ask(client, MANY_PAGES)
@@ -210,7 +213,7 @@ async def test_to_ask_is_one_request(emulator: Emulator, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_an_answer_that_is_an_error_is_raised(emulator: Emulator, name: str) -> None:
+async def test_an_answer_that_is_an_error_is_raised(emulator: Emulator, name: EndpointName) -> None:
     """It says whether the API answers."""
     emulator.script(Fault.status(500))
 
@@ -231,7 +234,7 @@ async def test_points_of_the_wrong_shape_are_an_error(emulator: Emulator) -> Non
 @pytest.mark.parametrize("added", [3, 10, -2])
 @pytest.mark.parametrize("drifts", [1, 2])
 async def test_a_member_that_changes_meanwhile_is_walked_again(
-    emulator: Emulator, name: str, added: int, drifts: int
+    emulator: Emulator, name: EndpointName, added: int, drifts: int
 ) -> None:
     """Rows that move to another page would be lost or doubled; ten more make a page repeat the last one."""
     emulator.script(*[None, Fault.drift(added)] * drifts)

@@ -44,6 +44,7 @@ from crowdtwist_async import (
     Request,
     RetryPolicy,
 )
+from crowdtwist_async._client_options import ClientOptions
 from crowdtwist_async._config import Settings, make_settings
 from crowdtwist_async._protocol import Call, points_call, purchases_call, rewards_call
 from crowdtwist_async._secrets import Redactor, Secret
@@ -682,9 +683,12 @@ async def test_exports_are_signed(tmp_path: Path) -> None:
 async def test_an_emulators_client_signs_unless_told_not_to() -> None:
     """`signing=None` asks with the key."""
     emulator = Emulator(members=3, signing=PAIR, api_key=KEY)
-    for further, signs in (({}, True), ({"signing": None}, False)):
+    for signs in (True, False):
         transport = Recording(emulator)
-        async with emulator.client(transport=transport, **further) as client:
+        given: ClientOptions = {"transport": transport}
+        if not signs:
+            given["signing"] = None
+        async with emulator.client(**given) as client:
             await client.user_rewards(USER)
         assert [signs] == [request.signed is not None for request in transport.requests]
         assert [not signs] == ["api_key=" in request.target for request in transport.requests]

@@ -53,6 +53,7 @@ from crowdtwist_async._telemetry import SCHEMA_URL, SCOPE, Telemetry
 from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.emulator.instant import InstantClock, discard, instant_client
 from crowdtwist_async.export import export
+from crowdtwist_async.models import CommonIdTypeText
 from crowdtwist_async.transports.aiohttp import AiohttpTransport
 
 pytestmark = pytest.mark.anyio
@@ -683,7 +684,7 @@ async def test_an_export_has_a_walk_for_each_member(told: Told, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("id_type", MEMBERS)
-async def test_nothing_says_who_or_with_which_key(id_type: str, told: Told) -> None:
+async def test_nothing_says_who_or_with_which_key(id_type: CommonIdTypeText, told: Told) -> None:
     """Whatever a server echoes, in its links, its errors and its headers; the fixture searches it all."""
     member = MEMBERS[id_type]
     echoed = f'{{"message": "{member} {KEY}", "reason": "internal_error", "status": "{member}"}}'.encode()

@@ -26,12 +26,8 @@ from crowdtwist_async.cli._usage import explained
 from crowdtwist_async.cli._values import Flag
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError
-from crowdtwist_async.export import Shard
-
-PointsIdType = Literal["id", "email", "third_party_id", "mobile_phone_number"]
-RewardsIdType = Literal[
-    "id", "email", "third_party_id", "mobile_phone_number", "username", "facebook_user_id", "twitter_user_id"
-]
+from crowdtwist_async.export import EndpointName, Shard
+from crowdtwist_async.models import CommonIdTypeText, IdTypeText
 
 app = App(
     name="crowdtwist",
@@ -115,7 +111,7 @@ class ExportFlags:
     quiet: Flag = False
     """Show no plan, no progress and no summary."""
 
-    def options(self, endpoint: str, id_type: str, **of_endpoint: Any) -> ExportOptions:
+    def options(self, endpoint: EndpointName, id_type: IdTypeText, **of_endpoint: Any) -> ExportOptions:
         """The flags as the export takes them."""
         flags = {name: value for name, value in vars(self).items() if name != "per_minute"}
         flags["max_age"] = None if self.max_age is None else seconds(self.max_age, "--max-age")
@@ -125,7 +121,7 @@ class ExportFlags:
 
 
 @app.command
-def points(user: str, *, id_type: PointsIdType = "id", flags: ConnectionFlags | None = None) -> int:
+def points(user: str, *, id_type: CommonIdTypeText = "id", flags: ConnectionFlags | None = None) -> int:
     """
     Print the points of one member that await fulfillment, as JSON.
 
@@ -141,7 +137,7 @@ def points(user: str, *, id_type: PointsIdType = "id", flags: ConnectionFlags | 
 def rewards(
     user: str,
     *,
-    id_type: RewardsIdType = "id",
+    id_type: IdTypeText = "id",
     include_soldout: Flag = False,
     max_items: int | None = None,
     flags: ConnectionFlags | None = None,
@@ -169,7 +165,7 @@ def rewards(
 def purchases(
     user: str,
     *,
-    id_type: PointsIdType = "id",
+    id_type: CommonIdTypeText = "id",
     date_start: date | None = None,
     date_end: date | None = None,
     max_items: int | None = None,
@@ -197,7 +193,7 @@ def purchases(
 
 @exports.command(name="points")
 def export_points(
-    *, id_type: PointsIdType = "id", flags: ExportFlags, connect: ConnectionFlags | None = None
+    *, id_type: CommonIdTypeText = "id", flags: ExportFlags, connect: ConnectionFlags | None = None
 ) -> int:
     """
     Export the points awaiting fulfillment of many members: one request and one row each.
@@ -211,7 +207,7 @@ def export_points(
 @exports.command(name="rewards")
 def export_rewards(
     *,
-    id_type: RewardsIdType = "id",
+    id_type: IdTypeText = "id",
     include_soldout: Flag = False,
     flags: ExportFlags,
     connect: ConnectionFlags | None = None,
@@ -229,7 +225,7 @@ def export_rewards(
 @exports.command(name="purchases")
 def export_purchases(
     *,
-    id_type: PointsIdType = "id",
+    id_type: CommonIdTypeText = "id",
     date_start: date | None = None,
     date_end: date | None = None,
     flags: ExportFlags,
@@ -247,7 +243,11 @@ def export_purchases(
 
 
 def _exported(
-    flags: ExportFlags, connect: ConnectionFlags | None, endpoint: str, id_type: str, **of_endpoint: Any
+    flags: ExportFlags,
+    connect: ConnectionFlags | None,
+    endpoint: EndpointName,
+    id_type: IdTypeText,
+    **of_endpoint: Any,
 ) -> int:
     connection = (connect or ConnectionFlags()).connection(flags.per_minute)
     return ended(run_export, connection, flags.options(endpoint, id_type, **of_endpoint))

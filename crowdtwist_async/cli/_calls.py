@@ -16,9 +16,10 @@ from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.cli._output import write
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.export.rows import plain
+from crowdtwist_async.models import CommonIdTypeText
 
 
-async def print_points(connection: Connection, user: str, id_type: str) -> int:
+async def print_points(connection: Connection, user: str, id_type: CommonIdTypeText) -> int:
     """Print one member's points."""
     async with await _client(connection) as client:
         await _print(await client.points_awaiting_fulfillment(user, id_type=id_type))

@@ -32,7 +32,9 @@ from crowdtwist_async.export import ExportReport, IdSource, Shard, export, read_
 from crowdtwist_async.export.places import STANDARD_OUTPUT, files_of
 from crowdtwist_async.export.plan import EXPORT_RATE, counted, warnings_of
 from crowdtwist_async.export.shard import is_of_a_shard
+from crowdtwist_async.export.source import EndpointName
 from crowdtwist_async.export.storage import remove_unfinished, replace_file, storing
+from crowdtwist_async.models import IdTypeText
 
 STANDARD_INPUT = "-"
 _BEGINS = b'{"output": '
@@ -48,11 +50,11 @@ class ExportOptions:
         ConfigurationError: One of them can't work.
     """
 
-    endpoint: str
+    endpoint: EndpointName
     output: str
     ids: str | None
     column: str | None
-    id_type: str
+    id_type: IdTypeText
     include_soldout: bool | None = None
     date_start: date | None = None
     date_end: date | None = None

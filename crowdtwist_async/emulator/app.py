@@ -9,7 +9,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import anyio
 
@@ -29,6 +29,7 @@ from crowdtwist_async.emulator.stats import EmulatorStats
 from crowdtwist_async.emulator.transport import EmulatorTransport
 
 if TYPE_CHECKING:
+    from crowdtwist_async._client_options import ClientOptions
     from crowdtwist_async.client import CrowdTwistClient
 
 _OF_ITSELF = ("/openapi.json", "/docs")
@@ -206,7 +207,7 @@ class Emulator:
         """Return a transport for a client that asks this emulator in process."""
         return EmulatorTransport(self)
 
-    def client(self, **options: Any) -> CrowdTwistClient:
+    def client(self, **options: Unpack[ClientOptions]) -> CrowdTwistClient:
         """
         Return a client that asks this emulator in process, without pacing, and signs if this can verify.
 
@@ -218,12 +219,17 @@ class Emulator:
         from crowdtwist_async._budget import RateBudget
         from crowdtwist_async.client import CrowdTwistClient
 
-        defaults = {"api_key": self.api_key, "api_url": "http://localhost", "pos_url": "http://localhost"}
-        options = defaults | {"signing": self.signing} | options
-        options.setdefault("budget", RateBudget(per_minute=math.inf))
-        if "http_client" not in options:
-            options.setdefault("transport", self.transport())
-        return CrowdTwistClient(**options)
+        given: dict[str, Any] = {
+            "api_key": self.api_key,
+            "api_url": "http://localhost",
+            "pos_url": "http://localhost",
+            "signing": self.signing,
+            "budget": RateBudget(per_minute=math.inf),
+            **options,
+        }
+        if "http_client" not in given:
+            given.setdefault("transport", self.transport())
+        return CrowdTwistClient(**given)
 
     async def _page(self, scope: Scope) -> Answer | None:
         """What is about the emulator itself: it neither counts nor goes wrong."""

@@ -8,5 +8,16 @@ from crowdtwist_async.export.merging import MergeReport, merge
 from crowdtwist_async.export.plan import Plan
 from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.shard import Shard
+from crowdtwist_async.export.source import EndpointName
 
-__all__ = ["ExportReport", "IdSource", "MergeReport", "Plan", "Shard", "export", "merge", "read_ids"]
+__all__ = [
+    "EndpointName",
+    "ExportReport",
+    "IdSource",
+    "MergeReport",
+    "Plan",
+    "Shard",
+    "export",
+    "merge",
+    "read_ids",
+]

@@ -29,21 +29,22 @@ from crowdtwist_async.export.report import ExportReport, duplicates_in
 from crowdtwist_async.export.rows import iso
 from crowdtwist_async.export.run import Pace, Run
 from crowdtwist_async.export.shard import Shard
-from crowdtwist_async.export.source import Source
+from crowdtwist_async.export.source import EndpointName, Source
 from crowdtwist_async.export.store import FileWork
 from crowdtwist_async.export.target import Target
 from crowdtwist_async.export.threads import in_daemon_thread
+from crowdtwist_async.models import IdType, IdTypeText
 
 _DATE_END = "date_end_pinned"
 
 
 async def export(
     client: CrowdTwistClient,
-    endpoint: str,
+    endpoint: EndpointName,
     user_ids: Iterable[str] | AsyncIterable[str] | Path | IdSource,
     output: str | os.PathLike[str],
     *,
-    id_type: str = "id",
+    id_type: IdType | IdTypeText = "id",
     include_soldout: bool | None = None,
     date_start: date | str | None = None,
     date_end: date | str | None = None,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Literal
 
 from attrs import evolve, frozen
 
@@ -16,8 +16,9 @@ from crowdtwist_async._protocol import POINTS, PURCHASES, REWARDS, Endpoint, ent
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import InvalidArgumentError, PaginationLoopError
 from crowdtwist_async.export.rows import Row, make_row
-from crowdtwist_async.models import Page
+from crowdtwist_async.models import IdType, IdTypeText, Page
 
+EndpointName = Literal["points", "rewards", "purchases"]
 _ENDPOINTS = {"points": POINTS, "rewards": REWARDS, "purchases": PURCHASES}
 _WALKS = 3
 """How often a member is walked in all while the counts change, or pages repeat."""
@@ -32,9 +33,8 @@ class Source:
         InvalidArgumentError: An argument can't work for any member.
     """
 
-    name: str
-    """`points`, `rewards` or `purchases`."""
-    id_type: str = "id"
+    name: EndpointName
+    id_type: IdType | IdTypeText = "id"
     include_soldout: bool | None = None
     date_start: date | str | None = None
     date_end: date | str | None = None
@@ -58,10 +58,15 @@ class Source:
         """The endpoint behind the name."""
         return _ENDPOINTS[self.name]
 
+    @property
+    def kind(self) -> IdType:
+        """What the ids are."""
+        return IdType(self.id_type)
+
     async def ask(self, client: CrowdTwistClient, user_id: str) -> None:
         """Make one request for a member, to see whether the API answers; forget what it says."""
         if self.name == "points":
-            await client.points_awaiting_fulfillment(user_id, id_type=self.id_type)
+            await client.points_awaiting_fulfillment(user_id, id_type=self.kind)
         else:
             await anext(self.pages(client, user_id), None)
 
@@ -69,11 +74,11 @@ class Source:
         """A member's pages; after an error the next step asks for the same page again."""
         if self.name == "rewards":
             return client.iter_user_rewards(
-                user_id, id_type=self.id_type, include_soldout=self.include_soldout, on_drift="ignore"
+                user_id, id_type=self.kind, include_soldout=self.include_soldout, on_drift="ignore"
             ).pages()
         return client.iter_user_purchases(
             user_id,
-            id_type=self.id_type,
+            id_type=self.kind,
             date_start=self.date_start,
             date_end=self.date_end,
             on_drift="ignore",

@@ -13,6 +13,7 @@ from crowdtwist_async import (
     CrowdTwistError,
     HmacKey,
     HttpxTransport,
+    IdType,
     Outcome,
     Page,
     Pager,
@@ -36,6 +37,10 @@ async def calls(client: CrowdTwistClient) -> None:
     assert_type(rewards.items[0].date_end, datetime | None)
     assert_type(rewards.items[0].is_enabled, bool)
     assert_type(await client.user_purchases("1"), Page[Purchase])
+    await client.user_purchases("1", id_type=IdType.EMAIL)
+    # Each of these is an error: both checkers tell of a comment that hides none.
+    await client.user_purchases("1", id_type="username")  # type: ignore[arg-type]
+    await client.user_rewards("1", id_type="e-mail")  # type: ignore[arg-type]
 
 
 async def walks(client: CrowdTwistClient) -> None:
@@ -79,6 +84,8 @@ async def views() -> None:
         assert_type(client.with_options(deadline=None), CrowdTwistClient)
         assert_type(client.with_options(deadline=3, timeout=1), CrowdTwistClient)
     assert_type(CrowdTwistClient.from_env(client_id=201), CrowdTwistClient)
+    CrowdTwistClient.from_env(time_out=5)  # type: ignore[call-arg]
+    CrowdTwistClient.from_env(timeout="5")  # type: ignore[arg-type]
     signing = HmacKey("public", "private", timestamp="s", digest="raw")
     assert_type(CrowdTwistClient(api_key="k", signing=signing), CrowdTwistClient)
 

@@ -39,10 +39,11 @@ from crowdtwist_async.export.shard import (
     mark_half_emptied,
     unmark_half_emptied,
 )
-from crowdtwist_async.export.source import Source
+from crowdtwist_async.export.source import EndpointName, Source
 from crowdtwist_async.export.storage import storing
 from crowdtwist_async.export.target import Target, has_content
 from crowdtwist_async.export.threads import in_daemon_thread
+from crowdtwist_async.models import IdType, IdTypeText
 
 T = TypeVar("T")
 _AGAIN_SECONDS = 1.0
@@ -50,7 +51,7 @@ _AGAIN_SECONDS = 1.0
 
 async def export_on_dask(
     address: str,
-    endpoint: str,
+    endpoint: EndpointName,
     ids: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
@@ -59,7 +60,7 @@ async def export_on_dask(
     budget_name: str | None = None,
     transport: Literal["httpx", "aiohttp"] = "httpx",
     column: str | None = None,
-    id_type: str = "id",
+    id_type: IdType | IdTypeText = "id",
     include_soldout: bool | None = None,
     date_start: date | str | None = None,
     date_end: date | str | None = None,
