@@ -32,7 +32,8 @@ _ADVICE = (
 )
 _WAITED_FOR_A_SLOT = f"waiting for one of the max_in_flight slots: {_ADVICE}"
 _WAITED_FOR_A_PERMIT = f"waiting for a permit of the request budget: {_ADVICE}"
-_WAITED_FOR_A_HOST = "before the end of a pause that the host asked for"
+_PAUSE_FOR_ALL = "server asked for by a 429"
+_PAUSE_OF_A_HOST = "host asked for by a 503"
 _MOMENT = 0.001
 """Seconds by which a timer and a clock may differ."""
 
@@ -111,7 +112,7 @@ class Line:
         with progress.in_line(for_host=True), self._waits.at_most(progress.left(self._clock())):
             if not await self.permits.sit_out_host(origin, lambda: progress.left(self._clock())):
                 progress.meets_pause()
-                return progress.deadline_passed(_WAITED_FOR_A_HOST, ahead=True)
+                return progress.pause_too_long(_PAUSE_OF_A_HOST, self.permits.host_pause(origin))
         return None
 
     async def _take_slot(self, progress: Progress[Any]) -> CrowdTwistError | None:
@@ -142,8 +143,8 @@ class Line:
         started = self._clock()
         if progress.left(started) > 0 and self.permits.take_at_once():
             return None
-        if 0 < progress.left(started) <= self.permits.pause():
-            return progress.deadline_passed(self.permits.pause_told(), ahead=True)
+        if 0 < progress.left(started) <= (pause := self.permits.pause()):
+            return progress.pause_too_long(_PAUSE_FOR_ALL, pause)
         taken = False
         with progress.in_line(), self._waits.at_most(progress.left(started)):
             try:
@@ -169,9 +170,9 @@ class Line:
             return ClientClosedError(_CLOSED)
         if taken and progress.left(now) > 0:
             return None
-        paused = self.permits.pause_told()
-        is_early = progress.left(now) > _MOMENT
-        return progress.deadline_passed(paused or _WAITED_FOR_A_PERMIT, ahead=bool(paused) or is_early)
+        if (pause := self.permits.pause()) > 0:
+            return progress.pause_too_long(_PAUSE_FOR_ALL, pause)
+        return progress.deadline_passed(_WAITED_FOR_A_PERMIT, ahead=progress.left(now) > _MOMENT)
 
 
 async def _after_others(refusal: CrowdTwistError) -> CrowdTwistError:

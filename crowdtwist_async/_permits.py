@@ -128,14 +128,6 @@ class Permits:
         own = self._paused_until - self._clock()
         return max(own, self._budget.pause()) if type(self._budget) is RateBudget else own
 
-    def pause_told(self) -> str:
-        """What a call waited for in vain, if that is a pause."""
-        if (seconds := self.pause()) <= 0:
-            return ""
-        return (
-            f"in a pause that the server asked for by a 429: call again when it is over, in {seconds:.1f} s"
-        )
-
     async def sit_out_pause(self) -> None:
         """Wait for the end of a 429's pause."""
         while (seconds := self.pause()) > 0:

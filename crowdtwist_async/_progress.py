@@ -128,6 +128,14 @@ class Progress(Generic[T]):
         error.last_error = self.last_error
         return error
 
+    def pause_too_long(self, asked_by: str, seconds: float) -> DeadlineExceededError:
+        """The error for a pause that ends after the deadline."""
+        error = self.deadline_passed(
+            f"in a pause that the {asked_by}: call again when it is over, in {seconds:.1f} s", ahead=True
+        )
+        error.retry_after = seconds
+        return error
+
     def completed(self, error: CrowdTwistError, now: float) -> CrowdTwistError:
         """The error with where, how often and how long."""
         error.endpoint = self.call.endpoint.name

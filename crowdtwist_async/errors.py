@@ -43,7 +43,7 @@ class CrowdTwistError(Exception):
     """
 
     retryable: bool = False
-    """Whether the same request may succeed when sent again; the client has already done so."""
+    """Whether the same request may succeed when sent again, later; the client has done so while it could."""
 
     endpoint: str | None = None
     """The coroutine that was called, such as `user_purchases`."""
@@ -121,6 +121,9 @@ class UnexpectedRedirectError(TransportError):
 class DeadlineExceededError(CrowdTwistError):
     """The call's `deadline` passed: waiting for a slot or a permit, or in an attempt."""
 
+    retryable = True
+    retry_after: float | None = None
+    """Seconds to the end of a pause that the server asked for, if the call would have waited for that."""
     last_error: CrowdTwistError | None = None
     """What the last finished attempt failed with, if one had finished."""
 
