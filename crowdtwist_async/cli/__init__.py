@@ -55,12 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     try:
         from crowdtwist_async.cli._app import run
+
+        return run(arguments)
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("cyclopts", "rich", "uvicorn"):
             raise
         say("the command needs more packages: pip install 'crowdtwist-async[cli]'")
         return USAGE
-    return run(arguments)
 
 
 def exit_code(error: CrowdTwistError) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import sys
 
 from crowdtwist_async.emulator import Emulator
-from crowdtwist_async.emulator.server import serve
 from crowdtwist_async.errors import ConfigurationError
 
 _LAST_PORT = 65_535
@@ -29,6 +28,9 @@ def serve_emulator(emulator: Emulator, host: str, port: int) -> int:
 
     if not 0 <= port <= _LAST_PORT:
         raise ConfigurationError(f"--port must be from 0 to {_LAST_PORT}; 0 takes a free one")
+    # uvicorn would be an eighth of every other command's start.
+    from crowdtwist_async.emulator.server import serve
+
     try:
         serve(emulator, host, port, announce)
     except OSError as error:

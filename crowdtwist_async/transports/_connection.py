@@ -12,15 +12,17 @@ import math
 import ssl
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
 import httpcore
-import httpx
 
 from crowdtwist_async.transports import Request
 from crowdtwist_async.transports._trace import CLOSE_SECONDS, KEEPALIVE_SECONDS, PhaseTrace
+
+if TYPE_CHECKING:
+    import httpx
 
 _Place = tuple[bytes, bytes, int | None]
 """Scheme, host and port, as httpcore wants them."""

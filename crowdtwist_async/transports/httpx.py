@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import anyio.lowlevel
-import httpx
+import anyio.to_thread
 
 from crowdtwist_async.errors import (
     ConfigurationError,
@@ -34,6 +34,8 @@ from crowdtwist_async.transports._faults import connection_error, proxy_refusal
 from crowdtwist_async.transports._trace import CLOSE_SECONDS, KEEPALIVE_SECONDS, PhaseTrace
 
 if TYPE_CHECKING:
+    import httpx
+
     from crowdtwist_async.transports._connection import Connection
 
 _FED_AT_ONCE = 100
@@ -55,6 +57,8 @@ class HttpxTransport:
         self._max_body_bytes = max_body_bytes
         self._idle: dict[str, list[Connection]] = {}
         self._trust = Trust()
+        self._make: Callable[[str, ssl.SSLContext | None], Connection] | None = None
+        self._importing = anyio.Lock()
         self._closed = False
 
     async def send(self, request: Request, /) -> Reply | CrowdTwistError:
@@ -115,13 +119,22 @@ class HttpxTransport:
         tls = await self._trust.of(origin)
         if isinstance(tls, ConfigurationError):
             return tls
-        # With the first connection: importing httpcore would double this package's import.
-        from crowdtwist_async.transports._connection import Connection
-
+        async with self._importing:
+            self._make = self._make or await anyio.to_thread.run_sync(_maker, origin)
         try:
-            return Connection(origin, tls, _proxy(proxy_for(origin), tls))
+            return self._make(origin, tls)
         except Exception:  # noqa: BLE001 - httpx and urllib refuse a proxy in many ways, and may print it
             return unusable_proxy()
+
+
+def _maker(origin: str) -> Callable[[str, ssl.SSLContext | None], Connection]:
+    """What makes connections: imported with the first, in a thread, as it takes longer than this package."""
+    from crowdtwist_async.transports._connection import Connection
+
+    if proxy_for(origin):
+        import httpx  # noqa: F401 - so that `_proxy` need not wait for it on the event loop
+
+    return lambda origin, tls: Connection(origin, tls, _proxy(proxy_for(origin), tls))
 
 
 async def _close_all(connections: list[Connection]) -> None:
@@ -266,6 +279,8 @@ def _failure(error: Exception, request: Request) -> CrowdTwistError:
 def _proxy(url: str | None, tls: ssl.SSLContext | None) -> httpx.Proxy | None:
     if url is None:
         return None
+    import httpx
+
     parts = urlsplit(url)
     if not parts.hostname or parts.port == 0:  # a port beyond 65,535 raises
         raise ValueError("no proxy")
