@@ -6,6 +6,7 @@ A permit is asked for in a slot, so that it is used at once: permits that age be
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -34,6 +35,8 @@ _WAITED_FOR_A_SLOT = f"waiting for one of the max_in_flight slots: {_ADVICE}"
 _WAITED_FOR_A_PERMIT = f"waiting for a permit of the request budget: {_ADVICE}"
 _PAUSE_FOR_ALL = "server asked for by a 429"
 _PAUSE_OF_A_HOST = "host asked for by a 503"
+_LEFT_AFTER_PAUSE = 0.05
+"""The share of its deadline that a call must have left after a pause: with less it would only fail later."""
 _MOMENT = 0.001
 """Seconds by which a timer and a clock may differ."""
 
@@ -88,7 +91,7 @@ class Line:
         """Let everybody wait as the server asks, for at most so many seconds after a 429."""
         origin = progress.call.base.origin
         await self.permits.heed(error, origin, longest)
-        if progress.deadline is not None and self.permits.host_pause(origin) >= progress.deadline:
+        if self.permits.host_pause(origin) >= (progress.deadline or math.inf) * (1 - _LEFT_AFTER_PAUSE):
             progress.meets_pause()
 
     def note_cut(self, progress: Progress[Any], left: float) -> str:
@@ -96,7 +99,7 @@ class Line:
         in_line = progress.slot_seconds + progress.permit_seconds
         if in_line <= left:
             return ""
-        self.reply_times[progress.call.endpoint.name].note_cut(self._clock())
+        self.reply_times[progress.call.endpoint.name].note_cut(self._clock(), left)
         return f", after {in_line:.1f} s in line"
 
     async def sit_out_pause(self, run: RunStats) -> None:
@@ -110,7 +113,7 @@ class Line:
         if not self.permits.has_pause(origin):
             return None
         with progress.in_line(for_host=True), self._waits.at_most(progress.left(self._clock())):
-            if not await self.permits.sit_out_host(origin, lambda: progress.left(self._clock())):
+            if not await self.permits.sit_out_host(origin, lambda: self._left_for_pause(progress)):
                 progress.meets_pause()
                 return progress.pause_too_long(_PAUSE_OF_A_HOST, self.permits.host_pause(origin))
         return None
@@ -135,6 +138,10 @@ class Line:
         self.leave()
         return progress.deadline_passed(_WAITED_FOR_A_SLOT, ahead=True)
 
+    def _left_for_pause(self, progress: Progress[Any]) -> float:
+        """Seconds within which a pause must end."""
+        return progress.left(self._clock()) - _LEFT_AFTER_PAUSE * (progress.deadline or 0.0)
+
     def _needed(self, progress: Progress[Any]) -> float:
         """Seconds that a call which was in line must have left."""
         return self.reply_times[progress.call.endpoint.name].needed(progress.deadline, self._clock())
@@ -143,7 +150,8 @@ class Line:
         started = self._clock()
         if progress.left(started) > 0 and self.permits.take_at_once():
             return None
-        if 0 < progress.left(started) <= (pause := self.permits.pause()):
+        pause = self.permits.pause()
+        if progress.left(started) > 0 and pause > 0 and pause >= self._left_for_pause(progress):
             return progress.pause_too_long(_PAUSE_FOR_ALL, pause)
         taken = False
         with progress.in_line(), self._waits.at_most(progress.left(started)):

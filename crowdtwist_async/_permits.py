@@ -25,7 +25,12 @@ _NOT_A_NUMBER = "the request budget's reserve() returned NaN: it must return sec
 _LATE_MOST = 0.01
 """Seconds for which a permit that somebody gave up is as good as new: a task that slept can be as late."""
 _AHEAD_MOST = 1.0
-"""Seconds ahead for which a permit of another budget is kept: that may be reset, and have earlier ones."""
+_BELIEVED = 60.0
+"""
+Seconds for which a permit further ahead than that is kept: a budget of another kind may be reset, and have
+earlier ones. If each call asked anew, it would put off those of all who share it: nobody would get one for
+as long as calls come.
+"""
 _HOST_PAUSE_MOST = 30.0
 """Seconds of a 503's `Retry-After` that the other calls to its host wait at most."""
 
@@ -43,6 +48,7 @@ class Permits:
         self._paused_until = -math.inf
         self._promise = -math.inf
         """When the budget's latest permit may be used, as long as nobody has."""
+        self._promised_at = -math.inf
         self._host_paused_until: dict[str, float] = {}
 
     def take_at_once(self) -> bool:
@@ -94,12 +100,14 @@ class Permits:
         Raises:
             ConfigurationError: They are no number: every comparison with it is false, so nothing would wait.
         """
-        ahead = math.inf if type(self._budget) is RateBudget else _AHEAD_MOST
-        if not -_LATE_MOST <= self._promise - self._clock() <= ahead:
+        now = self._clock()
+        is_certain = type(self._budget) is RateBudget or now < self._promised_at + _BELIEVED
+        if not -_LATE_MOST <= self._promise - now <= (math.inf if is_certain else _AHEAD_MOST):
             seconds = await self._budget.reserve()
             if math.isnan(seconds):
                 raise ConfigurationError(_NOT_A_NUMBER)
-            self._promise = self._clock() + seconds
+            self._promised_at = self._clock()
+            self._promise = self._promised_at + seconds
         return max(self._promise - self._clock(), 0.0)
 
     async def heed(self, error: CrowdTwistError, origin: str, longest: float) -> None:

@@ -30,9 +30,15 @@ class ReplyTime:
         self._mean += _SHARE * stray
         self._deviation += _SHARE * (abs(stray) - self._deviation)
 
-    def note_cut(self, now: float) -> None:
-        """Take account of an attempt that its deadline cut, after a wait in line."""
+    def note_cut(self, now: float, seconds: float) -> None:
+        """
+        Take account of an attempt that its deadline cut after so many seconds, and after a wait in line.
+
+        How long the reply would have taken nobody knows: twice as long is assumed, so that what is
+        believed grows with replies that get slower, none of which would arrive.
+        """
         self._overload_until = now + _REMEMBERED
+        self.note(max(2 * seconds, self._mean))
 
     def needed(self, deadline: float | None, now: float) -> float:
         """

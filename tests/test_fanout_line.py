@@ -103,10 +103,11 @@ async def test_no_key_is_begun_in_a_pause(ordered: bool) -> None:
 
 
 @both_orders
-async def test_no_key_is_begun_in_the_pause_of_a_host(ordered: bool) -> None:
-    """A 503 whose pause outlasts the deadline fails the keys that are under way, and no others."""
+@pytest.mark.parametrize("deadline", [5.0, 26.0], ids=["longer", "nearly-as-long"])
+async def test_no_key_is_begun_in_the_pause_of_a_host(ordered: bool, deadline: float) -> None:
+    """A 503 whose pause leaves too little of the deadline fails the keys that are under way, and no others."""
     transport = TimedTransport(OK, OK, OK, OK, OK, status(503, retry_after="25"), OK)
-    async with client_of(transport, deadline=5.0, retry=RetryPolicy(max_attempts=1)) as client:
+    async with client_of(transport, deadline=deadline, retry=RetryPolicy(max_attempts=1)) as client:
         ends = await ends_of(client, 500, concurrency=4, ordered=ordered)
 
     assert 1 == ends.pop("ServerError")
