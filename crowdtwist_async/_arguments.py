@@ -53,10 +53,11 @@ def _user_id_problem(secret: Secret) -> str | None:
         return f"user_id is longer than any id: {_LONGEST_USER_ID} characters at most"
     if re.search(_CONTROL, user_id):
         return "user_id holds a control character or a line break: strip it first"
-    return None if _encodable(user_id) else "user_id holds a lone surrogate, which UTF-8 can't encode"
+    return None if is_encodable(user_id) else "user_id holds a lone surrogate, which UTF-8 can't encode"
 
 
-def _encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can encode it: what comes from a file name or the environment may hold other bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:

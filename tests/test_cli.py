@@ -579,7 +579,9 @@ def test_the_emulator_gets_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
         return Emulator(**options)
 
     monkeypatch.setattr("crowdtwist_async.cli._app.Emulator", make)
-    monkeypatch.setattr("crowdtwist_async.cli._serve.serve", lambda *arguments: calls.append(arguments[1:3]))
+    monkeypatch.setattr(
+        "crowdtwist_async.emulator.server.serve", lambda *arguments: calls.append(arguments[1:3])
+    )
     flags = "--host ::1 --port 1234 --members 7 --seed 3 --fault-rate 0.5 --per-minute 60"
 
     assert 0 == main(["emulator", *flags.split()])
@@ -606,7 +608,7 @@ def test_the_emulator_says_how_to_ask_it(
     def serve(_: Emulator, host: str, port: int, announce: Callable[[str], object]) -> None:
         announce(f"http://{host}:{port}")
 
-    monkeypatch.setattr("crowdtwist_async.cli._serve.serve", serve)
+    monkeypatch.setattr("crowdtwist_async.emulator.server.serve", serve)
 
     assert 0 == main(["emulator"])
     url = "http://127.0.0.1:8777"
@@ -628,7 +630,7 @@ def test_the_emulator_takes_its_pair_from_the_environment(
         served.append(emulator)
         announce(f"http://{host}:{port}")
 
-    monkeypatch.setattr("crowdtwist_async.cli._serve.serve", serve)
+    monkeypatch.setattr("crowdtwist_async.emulator.server.serve", serve)
     (tmp_path / "private").write_text(f"{PRIVATE_KEY}\n")
     monkeypatch.setenv("CROWDTWIST_HMAC_PUBLIC_KEY", PUBLIC_KEY)
     monkeypatch.setenv("CROWDTWIST_HMAC_PRIVATE_KEY_FILE", str(tmp_path / "private"))
@@ -788,7 +790,7 @@ def test_a_missing_extra_is_named(crowdtwist: Command, monkeypatch: pytest.Monke
     """With the line that installs it."""
     _without(monkeypatch, package)
 
-    ended = crowdtwist("points", USER, "--emulator")
+    ended = crowdtwist("emulator") if package == "uvicorn" else crowdtwist("points", USER, "--emulator")
 
     assert ended.refused(2, r"the command needs more packages: pip install 'crowdtwist-async\[cli\]'")
 

@@ -403,8 +403,14 @@ async def test_a_key_of_another_kind_is_an_error(shared_redis: RedisServer, key:
     """What somebody else keeps there stays."""
     async with RedisBudget(shared_redis.url, key=key) as budget, asked(shared_redis) as server:
         await server.set(key, "text")
-        assert "it answers with an error (ResponseError)" in (await refused(budget.reserve)).reason
+        assert "the key holds something else: name another" in (await refused(budget.reserve)).reason
         assert b"text" == await server.get(key)
+
+
+async def test_a_database_that_there_is_none_of_is_told(shared_redis: RedisServer) -> None:
+    """It has 16, where nobody set another number."""
+    async with RedisBudget(f"redis://127.0.0.1:{shared_redis.port}/99") as budget:
+        assert "it has no database of that number" in (await refused(budget.reserve)).reason
 
 
 @pytest.fixture(name="tls")
@@ -474,7 +480,7 @@ async def test_an_error_is_followed_by_a_new_connection(shared_redis: RedisServe
         connection = _connection.Connection(Address(Secret(shared_redis.url), "", encrypted=False))
         try:
             for _ in range(3):
-                assert "it answers with an error (ResponseError)" == await connection.grant(key, [1] * 8)
+                assert "the key holds something else: name another" == await connection.grant(key, [1] * 8)
         finally:
             await connection.aclose()
         assert 3 == (await server.info("stats"))["total_connections_received"] - before

@@ -21,12 +21,18 @@ except ImportError as error:
     raise ImportError("RedisBudget needs redis: pip install 'crowdtwist-async[redis]'") from error
 
 from crowdtwist_async._clock import loop_clock
+from crowdtwist_async._secrets import Secret
 from crowdtwist_async.budgets._address import Address
 from crowdtwist_async.budgets._script import CLOCK, GRANT
 from crowdtwist_async.errors import ClientClosedError, ConfigurationError
 
 _PATIENCE = 0.5
 """Seconds for one try to ask, connecting included."""
+
+_ANSWERS = {
+    "WRONGTYPE": "the key holds something else: name another",
+    "DB index": "it has no database of that number",
+}
 
 
 class Connection:
@@ -48,14 +54,10 @@ class Connection:
         if address.encrypted:
             # Before version 6, it does not check the host's name unless it is told to.
             options |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
-        self._redis = redis.asyncio.Redis.from_url(
-            address.url.reveal(),
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=_PATIENCE,
-            socket_timeout=_PATIENCE,
-            **options,
-        )
+        made = _made(address.url, options)
+        if made is None:
+            raise ConfigurationError(f"redis can't use the URL of {address.shown}: check its options")
+        self._redis = made
         self._script: Any = self._redis.register_script(CLOCK + GRANT)
 
     def check_place(self) -> None:
@@ -96,6 +98,21 @@ class Connection:
                 raise
 
 
+def _made(url: Secret, options: dict[str, Any]) -> redis.asyncio.Redis | None:
+    """Redis's own client; `None`, as its error's frames would show the password."""
+    try:
+        return redis.asyncio.Redis.from_url(
+            url.reveal(),
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=_PATIENCE,
+            socket_timeout=_PATIENCE,
+            **options,
+        )
+    except (ValueError, TypeError):
+        return None
+
+
 def _problem(error: Exception) -> str:
     """What is wrong, without the texts of others, which may hold anything."""
     if isinstance(error, AuthenticationError):
@@ -103,6 +120,9 @@ def _problem(error: Exception) -> str:
     if isinstance(error, NoPermissionError):
         return "its user may not run the script"
     if isinstance(error, ResponseError):
+        for said, problem in _ANSWERS.items():
+            if said in str(error):
+                return problem
         return f"it answers with an error ({type(error).__name__})"
     if isinstance(error, TimeoutError | NoAnswerError):
         return f"no answer within {_PATIENCE:g} s"

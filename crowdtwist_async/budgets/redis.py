@@ -20,6 +20,7 @@ import math
 from types import TracebackType
 from typing import NoReturn, Self
 
+from crowdtwist_async._arguments import is_encodable
 from crowdtwist_async._budget import RateBudget
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async.budgets._address import read_address
@@ -81,8 +82,8 @@ class RedisBudget:
         RateBudget(per_minute, burst)  # refuses what can't be
         if math.inf in (per_minute, fallback_per_minute):
             raise ConfigurationError("a shared budget needs a finite per_minute and fallback_per_minute")
-        if type(key) is not str or not key:
-            raise ConfigurationError("key must be the name of a key in Redis")
+        if type(key) is not str or not key or not is_encodable(key):
+            raise ConfigurationError("key must be the name of a key in Redis, in UTF-8")
         address = read_address(secret)
         if isinstance(address, str):
             raise ConfigurationError(address)
