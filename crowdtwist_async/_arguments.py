@@ -44,7 +44,7 @@ def _user_id_problem(secret: Secret) -> str | None:
     if type(user_id) is int:
         return None if abs(user_id) <= _LARGEST_PAGE else "user_id is beyond 64 bits"
     if not isinstance(user_id, str):
-        return f"user_id must be a str, not {type(user_id).__name__}"
+        return f"user_id must be a str or an int, not {type(user_id).__name__}"
     if not user_id or user_id.isspace():
         return "user_id is empty or blank: give the id of one member"
     if user_id in (".", ".."):
@@ -131,3 +131,9 @@ def checked_on_drift(on_drift: object) -> OnDrift:
         if known == on_drift:
             return known
     raise InvalidArgumentError("on_drift must be 'warn', 'raise' or 'ignore'")
+
+
+def not_of(value: object) -> str:
+    """Which type was given, where that is what is wrong."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "" if is_number else f", not {type(value).__name__}"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from crowdtwist_async._arguments import not_of
 from crowdtwist_async.errors import ConfigurationError
 
 _SECONDS_PER_MINUTE = 60.0
@@ -58,7 +59,9 @@ class RateBudget:
         self.per_minute = per_minute
         self.burst = burst
         if not _is_rate(per_minute):
-            raise ConfigurationError("per_minute must be a positive number of requests, or math.inf")
+            raise ConfigurationError(
+                f"per_minute must be a positive number of requests, or math.inf{not_of(per_minute)}"
+            )
         if type(burst) is not int or not 1 <= burst <= _MOST_BURST:
             raise ConfigurationError(f"burst must be an int from 1 to {_MOST_BURST:,}")
         self._clock = clock

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from crowdtwist_async._arguments import not_of
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async._signing import HmacKey
 from crowdtwist_async.errors import ConfigurationError
@@ -176,7 +177,7 @@ def checked_seconds(value: Any, name: str) -> float:
     """A positive number of seconds."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST:
         unless = ", or None: no deadline" if name == "deadline" else ""
-        raise ConfigurationError(f"{name} must be a positive number of seconds{unless}")
+        raise ConfigurationError(f"{name} must be a positive number of seconds{unless}{not_of(value)}")
     return float(value)
 
 

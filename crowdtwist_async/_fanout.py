@@ -193,6 +193,8 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         self.in_flight += 1
         try:
             pending: Any = self._call(begun.key)
+            if not isinstance(pending, Pager | Awaitable):
+                raise TypeError(f"call must return an awaitable or a Pager, not {type(pending).__name__}")
             value: Any = await (pending.collect() if isinstance(pending, Pager) else pending)
             return Outcome(begun.key, value)
         except StopAsyncIteration:

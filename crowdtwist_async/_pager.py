@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
@@ -17,6 +17,7 @@ from crowdtwist_async._arguments import checked_integer
 from crowdtwist_async._cursor import Position
 from crowdtwist_async._page_walk import PageWalk, Route
 from crowdtwist_async._prefetch import prefetching
+from crowdtwist_async._tasks import Block
 from crowdtwist_async.errors import CrowdTwistError
 from crowdtwist_async.models import Page
 
@@ -55,8 +56,7 @@ class Pager(Generic[T]):
         self._latest = PageWalk(self._route)
         return _Pages(_Rows(self._latest))
 
-    @asynccontextmanager
-    async def prefetch(self, ahead: int) -> AsyncIterator[Prefetched[T]]:
+    def prefetch(self, ahead: int) -> AbstractAsyncContextManager[Prefetched[T]]:
         """
         Walk with the next pages on their way: `async with pager.prefetch(4) as items`.
 
@@ -70,6 +70,11 @@ class Pager(Generic[T]):
         Raises:
             InvalidArgumentError: `ahead` is below 1.
         """
+        checked_integer(ahead, "ahead", least=1)
+        return Block(self._prefetched(ahead), "async with pager.prefetch(4) as items")
+
+    @asynccontextmanager
+    async def _prefetched(self, ahead: int) -> AsyncIterator[Prefetched[T]]:
         async with prefetching(self._route, ahead) as walk:
             self._latest = walk
             rows = _Rows(walk)
@@ -83,7 +88,7 @@ class Pager(Generic[T]):
         Walk to the end.
 
         Args:
-            prefetch: Pages to fetch ahead; 1 fetches page by page.
+            prefetch: Pages on their way at once; 1 fetches page by page.
 
         Returns:
             All items. The list grows with the walk: iterate to keep memory constant.

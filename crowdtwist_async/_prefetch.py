@@ -19,7 +19,6 @@ from typing import Generic, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from crowdtwist_async._arguments import checked_integer
 from crowdtwist_async._page_walk import PageWalk, Route, left_behind
 from crowdtwist_async._progress import METER, RunStats
 from crowdtwist_async._protocol import Call
@@ -37,7 +36,6 @@ async def prefetching(route: Route[T], ahead: int) -> AsyncIterator[PageWalk[T]]
 
     Leaving cancels what is under way. An error of the caller's own passes as it is.
     """
-    checked_integer(ahead, "prefetch", least=1)
     async with tasks_of_block() as tasks:
         walk = PageWalk(route.fetched_by(_Ahead(route, ahead, tasks).fetch))
         try:

@@ -46,6 +46,7 @@ _MOST_ERROR_VALUES = 1_000
 _SNIPPET_LENGTH = 200
 _SNIPPET_SOURCE = 4096
 _CHECK_KEY = "check the API key, the client id and the environment: sandboxes have keys of their own"
+_CHECK_WAY = "no code of the API's: a proxy, a gateway or a firewall may have refused it, or the key is wrong"
 _BOM = b"\xef\xbb\xbf"
 _MOST_VALUES = 250_000
 """Values in a body; a page of 10 rewards has some 500. Making ten million blocks the loop for a second."""
@@ -225,8 +226,8 @@ def _status_error(reply: Reply, said: _Said, redact: Redactor, snippet: str | No
 
 def explain_refused_key(error: AuthenticationError) -> AuthenticationError:
     """Say what to check when the server refuses the key; a 403 of a gateway may have another reason."""
-    if error.code == _INVALID_AUTH:
-        error.args = (f"{error.reason} ({_CHECK_KEY})",)
+    is_of_key = error.code == _INVALID_AUTH or error.status == 401
+    error.args = (f"{error.reason} ({_CHECK_KEY if is_of_key else _CHECK_WAY})",)
     return error
 
 

@@ -92,11 +92,11 @@ def delay_before_retry(
     return jitter() * longest
 
 
-def explain_no_retry(error: CrowdTwistError) -> None:
-    """Say so, where the server asks for a pause that would end too late for the call."""
+def explain_no_retry(error: CrowdTwistError, at_most: float, limit: str) -> None:
+    """Say so, where the server asks for a pause that is as long as a limit, or longer."""
     asked = error.retry_after if isinstance(error, APIStatusError) else None
-    if asked is not None:
-        why = f"Retry-After asks for {math.ceil(asked)} s, more than the deadline leaves"
+    if asked is not None and asked >= at_most:
+        why = f"Retry-After asks for {math.ceil(asked)} s, more than {limit}"
         error.args = (f"{error.reason} (not tried again: {why})",)
 
 

@@ -163,9 +163,10 @@ class Sender:
             error, progress.attempts - progress.uncounted, options.retry, unreadable=progress.unreadable
         )
         if delay is None:
+            explain_no_retry(error, options.retry.max_retry_after, "max_retry_after allows")
             return None
-        if delay >= progress.left(self._clock()):
-            explain_no_retry(error)
+        if delay >= (left := progress.left(self._clock())):
+            explain_no_retry(error, left, "the deadline leaves")
             return None
         cost = self._quota.take(error)
         if cost is None:

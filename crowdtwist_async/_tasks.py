@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import NoReturn, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 @asynccontextmanager
@@ -39,6 +43,25 @@ async def tasks_of_block(end: Callable[[], None] | None = None) -> AsyncIterator
     finally:
         if failure is not None:
             raise failure
+
+
+class Block(AbstractAsyncContextManager[T_co]):
+    """A block of `async with` that says so to who iterates over it instead of over what it gives."""
+
+    def __init__(self, block: AbstractAsyncContextManager[T_co], usage: str) -> None:
+        self._block = block
+        self._usage = usage
+
+    async def __aenter__(self) -> T_co:
+        return await self._block.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._block.__aexit__(kind, error, traceback)
+
+    def __aiter__(self) -> NoReturn:
+        raise TypeError(f"this is a block, left when its work is over: {self._usage}")
 
 
 def cancelled_elsewhere() -> bool:

@@ -29,6 +29,7 @@ from crowdtwist_async._secrets import Secret
 from crowdtwist_async._send import Options
 from crowdtwist_async._session import Session
 from crowdtwist_async._signing import HmacKey
+from crowdtwist_async._tasks import Block
 from crowdtwist_async.errors import ClientClosedError, ConfigurationError, InvalidArgumentError
 from crowdtwist_async.models import (
     CommonIdTypeText,
@@ -430,13 +431,15 @@ class CrowdTwistClient:
                 are not the client's.
         """
         if isinstance(keys, str | bytes) or not isinstance(keys, Iterable | AsyncIterable):
-            raise InvalidArgumentError("keys must be an iterable of keys, not one key")
+            wrong = "a function: call it" if callable(keys) else "one key"
+            raise InvalidArgumentError(f"keys must be an iterable of keys, not {wrong}")
         if not callable(call):
             raise InvalidArgumentError("call must take a key, and return an awaitable or a Pager")
         checked_flag(ordered, "ordered")
         most = self._session.max_in_flight if concurrency is None else concurrency
         most = checked_integer(most, "concurrency", least=1)
-        return fanning_out(call, keys, most, ordered=ordered, sit_out_pause=self._session.sit_out_pause)
+        run = fanning_out(call, keys, most, ordered=ordered, sit_out_pause=self._session.sit_out_pause)
+        return Block(run, "async with client.fan_out(call, keys) as outcomes")
 
     @property
     def stats(self) -> Stats:
@@ -536,8 +539,8 @@ def _options(timeout: float, deadline: float | None, retry: RetryPolicy) -> Opti
 def _budget(budget: Budget | None) -> Budget:
     if budget is None:
         return RateBudget()
-    if not hasattr(budget, "reserve") or not hasattr(budget, "penalize"):
-        raise ConfigurationError("budget must be a RateBudget, or have its reserve and penalize")
+    if isinstance(budget, type) or not hasattr(budget, "reserve") or not hasattr(budget, "penalize"):
+        raise ConfigurationError("budget must be a RateBudget(...), or have its reserve and penalize")
     return budget
 
 
@@ -546,11 +549,13 @@ def _transport(http_client: Any, transport: Transport | None) -> Transport:
         raise ConfigurationError("give http_client or transport, not both")
     if http_client is not None:
         works = inspect.iscoroutinefunction(getattr(http_client, "send", None))
-        if not hasattr(http_client, "build_request") or not works:
-            raise ConfigurationError("http_client must be an httpx.AsyncClient, or work like one")
+        if isinstance(http_client, type) or not hasattr(http_client, "build_request") or not works:
+            raise ConfigurationError("http_client must be an httpx.AsyncClient(...), or work like one")
         return InjectedClientTransport(http_client)
     if transport is None:
         return HttpxTransport()
-    if not hasattr(transport, "send") or not hasattr(transport, "aclose"):
-        raise ConfigurationError("transport must have the send and aclose of crowdtwist_async.Transport")
+    if isinstance(transport, type) or not hasattr(transport, "send") or not hasattr(transport, "aclose"):
+        raise ConfigurationError(
+            "transport must be an object with the send and aclose of crowdtwist_async.Transport"
+        )
     return transport

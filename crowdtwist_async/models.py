@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from attrs import field, frozen
 
@@ -235,7 +235,7 @@ def _shown(link: str | None) -> str:
 
 @frozen
 class Page(Generic[T_co]):
-    """One page of rewards or purchases, as the server sent it. `len()` and iteration go over `items`."""
+    """One page of rewards or purchases, as the server sent it; `len()`, iteration and `[]` are of `items`."""
 
     items: tuple[T_co, ...]
     """The entries in the server's order, 10 at most."""
@@ -261,3 +261,12 @@ class Page(Generic[T_co]):
 
     def __iter__(self) -> Iterator[T_co]:
         return iter(self.items)
+
+    @overload
+    def __getitem__(self, place: int) -> T_co: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[T_co, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> T_co | tuple[T_co, ...]:
+        return self.items[place]

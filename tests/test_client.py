@@ -309,7 +309,10 @@ BAD_OPTIONS: dict[str, dict[str, Any]] = {
     "url with an empty label": {"api_url": "https://a..b"},
     "url with port 0": {"api_url": "https://a.example:0"},
     "http_client a text": {"http_client": "httpx"},
-    "http_client synchronous": {"http_client": httpx.Client},
+    "http_client synchronous": {"http_client": httpx.Client()},
+    "http_client a class": {"http_client": httpx.AsyncClient},
+    "transport a class": {"transport": ScriptedTransport},
+    "budget a class": {"budget": RateBudget},
     "both": {"http_client": object(), "transport": ScriptedTransport()},
 }
 

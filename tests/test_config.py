@@ -235,7 +235,9 @@ def test_seconds_are_positive_numbers(given: Any, expected: float) -> None:
 )
 def test_other_seconds_are_refused(given: Any) -> None:
     """Zero, the infinite, and what is no number can't bound anything."""
-    with pytest.raises(ConfigurationError, match="^timeout must be a positive number of seconds$"):
+    with pytest.raises(
+        ConfigurationError, match="^timeout must be a positive number of seconds(, not (bool|str|NoneType))?$"
+    ):
         checked_seconds(given, "timeout")
 
 

@@ -94,7 +94,8 @@ def test_a_binary_fraction_adds_no_request(members: int) -> None:
 def test_a_rate_that_no_client_takes_is_refused(rate: Any) -> None:
     """A plan for it would be for no export."""
     with pytest.raises(
-        ConfigurationError, match="^per_minute must be a positive number of requests, or math.inf$"
+        ConfigurationError,
+        match="^per_minute must be a positive number of requests, or math.inf(, not (bool|str|NoneType))?$",
     ):
         Plan(1, rate)
 

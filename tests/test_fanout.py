@@ -998,6 +998,9 @@ def test_drift_in_a_run_is_told_where_the_loop_is_run(backend: str) -> None:
         pytest.param({"keys": b"123"}, "^keys ", id="bytes"),
         pytest.param({"keys": 123}, "^keys ", id="a number"),
         pytest.param({"keys": None}, "^keys ", id="no keys"),
+        pytest.param(
+            {"keys": Keys}, "^keys must be an iterable of keys, not a function: call it", id="class"
+        ),
         pytest.param({"call": None}, "^call ", id="no call"),
         pytest.param({"call": "points"}, "^call ", id="a name"),
         pytest.param({"concurrency": 0}, "^concurrency ", id="concurrency 0"),
@@ -1018,6 +1021,19 @@ async def test_arguments_are_refused_by_the_call_itself(options: dict[str, Any],
             client.fan_out(**arguments)
 
     assert 0 == keys.read
+
+
+@pytest.mark.parametrize("made", ["value", "pages"])
+async def test_a_call_that_gives_nothing_to_wait_for_is_told(made: str) -> None:
+    """Every key would meet it; Python's own sentence names a private class."""
+    async with Members().client() as client:
+
+        def call(key: str) -> Any:
+            return key if made == "value" else client.iter_user_purchases(key).pages()
+
+        kind = "str" if made == "value" else "_Pages"
+        with pytest.raises(TypeError, match=f"^call must return an awaitable or a Pager, not {kind}$"):
+            await drain(client.fan_out(call, ["1"]), [])
 
 
 async def test_no_traceback_shows_a_user() -> None:

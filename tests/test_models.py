@@ -140,10 +140,11 @@ def test_the_postal_code_has_two_spellings() -> None:
 
 
 def test_a_page_is_a_sequence_of_its_items() -> None:
-    """`len()` and iteration go over the items, the counts over all pages."""
+    """`len()`, iteration and indices are those of the items, the counts of all pages."""
     second = page(1, 2, number=2)
 
     assert [1, 2] == list(second)
+    assert (1, 2, (2,)) == (second[0], second[-1], second[1:])
     assert 2 == len(second)
     assert (3, 2, 2) == (second.total, second.pages, second.number)
 

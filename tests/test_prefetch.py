@@ -1073,11 +1073,34 @@ async def test_what_is_no_number_of_pages_is_refused(by: str, ahead: Any) -> Non
     server = Pages(honest(9))
     async with server.client() as client:
         pager = server.walk(client)
-        refused = pager.collect(prefetch=ahead) if by == "collect" else follow(pager.prefetch(ahead), [])
-        with pytest.raises(InvalidArgumentError, match="^prefetch "):
-            await refused
+
+        async def ask() -> None:
+            if by == "collect":
+                await pager.collect(prefetch=ahead)
+            else:
+                pager.prefetch(ahead)
+
+        with pytest.raises(InvalidArgumentError, match="^prefetch " if by == "collect" else "^ahead "):
+            await ask()
 
     assert [] == server.asked
+
+
+@on_both_loops
+async def test_a_block_that_is_not_entered_says_so() -> None:
+    """Python would say that it is an object of a private class."""
+    async with Pages(honest(9)).client() as client:
+        pager = Pages(honest(9)).walk(client)
+        for block, usage in (
+            (pager.prefetch(4), r"async with pager\.prefetch\(4\) as items"),
+            (
+                client.fan_out(client.user_rewards, []),
+                r"async with client\.fan_out\(call, keys\) as outcomes",
+            ),
+        ):
+            with pytest.raises(TypeError, match=usage):
+                async for _ in block:  # type: ignore[attr-defined]
+                    pass
 
 
 @on_both_loops

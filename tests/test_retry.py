@@ -260,6 +260,6 @@ def test_nothing_is_said_of_a_pause_that_nobody_asked_for(error: CrowdTwistError
     """The client's own pause would have ended after the deadline."""
     said = str(error)
 
-    explain_no_retry(error)
+    explain_no_retry(error, 0.0, "the deadline leaves")
 
     assert said == str(error)

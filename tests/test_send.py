@@ -144,12 +144,22 @@ async def test_attempts_are_bounded_and_the_last_error_is_raised() -> None:
             " their own)",
             id="key",
         ),
-        pytest.param(b"<html>Blocked", "403: <html>Blocked", id="gateway"),
+        pytest.param(
+            b"<html>Blocked",
+            "403: <html>Blocked (no code of the API's: a proxy, a gateway or a firewall may have refused it, or"
+            " the key is wrong)",
+            id="gateway",
+        ),
+        pytest.param(
+            b"",
+            "401 (check the API key, the client id and the environment: sandboxes have keys of their own)",
+            id="no-body",
+        ),
     ],
 )
 async def test_a_refused_key_says_what_to_check(body: bytes, reason: str) -> None:
-    """Where it is the API that refuses it; the attributes stay the server's."""
-    _, _, error = await send_all(status(403, body))
+    """The attributes stay the server's."""
+    _, _, error = await send_all(status(int(reason[:3]), body))
     assert isinstance(error, AuthenticationError)
     assert reason == error.reason
     assert "check the API key" not in (error.message or "")
@@ -168,6 +178,8 @@ async def test_a_long_retry_after_is_raised_at_once() -> None:
     transport, time, error = await send_all(status(429, retry_after="86400"), deadline=None)
     assert isinstance(error, RateLimitError)
     assert (86400.0, 1, []) == (error.retry_after, len(transport.requests), time.slept)
+    said = "429 (not tried again: Retry-After asks for 86400 s, more than max_retry_after allows) ("
+    assert str(error).startswith(said)
 
 
 async def test_a_pause_beyond_the_deadline_is_not_begun() -> None:

@@ -268,7 +268,9 @@ def _checked_output(output: Any) -> str:
 
 
 def _check_progress(progress: Any) -> None:
-    if progress is not None and (not callable(progress) or inspect.iscoroutinefunction(progress)):
+    if progress is not None and not callable(progress):
+        raise ConfigurationError(f"progress must be a function, not {type(progress).__name__}")
+    if inspect.iscoroutinefunction(progress):
         raise ConfigurationError("progress must be a function that is not async: it is called, not awaited")
 
 
