@@ -431,7 +431,8 @@ class CrowdTwistClient:
                 are not the client's.
         """
         if isinstance(keys, str | bytes) or not isinstance(keys, Iterable | AsyncIterable):
-            wrong = "a function: call it" if callable(keys) else "one key"
+            given: Any = keys
+            wrong = "a function: call it" if callable(given) else "one key"
             raise InvalidArgumentError(f"keys must be an iterable of keys, not {wrong}")
         if not callable(call):
             raise InvalidArgumentError("call must take a key, and return an awaitable or a Pager")

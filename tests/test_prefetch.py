@@ -1091,15 +1091,13 @@ async def test_a_block_that_is_not_entered_says_so() -> None:
     """Python would say that it is an object of a private class."""
     async with Pages(honest(9)).client() as client:
         pager = Pages(honest(9)).walk(client)
-        for block, usage in (
-            (pager.prefetch(4), r"async with pager\.prefetch\(4\) as items"),
-            (
-                client.fan_out(client.user_rewards, []),
-                r"async with client\.fan_out\(call, keys\) as outcomes",
-            ),
-        ):
+        blocks: dict[str, Any] = {
+            r"async with pager\.prefetch\(4\) as items": pager.prefetch(4),
+            r"async with client\.fan_out\(call, keys\) as outcomes": client.fan_out(client.user_rewards, []),
+        }
+        for usage, block in blocks.items():
             with pytest.raises(TypeError, match=usage):
-                async for _ in block:  # type: ignore[attr-defined]
+                async for _ in block:
                     pass
 
 
