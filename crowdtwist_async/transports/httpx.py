@@ -120,10 +120,10 @@ class HttpxTransport:
         if isinstance(tls, ConfigurationError):
             return tls
         async with self._importing:
-            make = self._make or await anyio.to_thread.run_sync(_maker, origin)
-            self._make = make
+            if self._make is None:
+                self._make = await anyio.to_thread.run_sync(_maker, origin)
         try:
-            return make(origin, tls)
+            return self._make(origin, tls)
         except Exception:  # noqa: BLE001 - httpx and urllib refuse a proxy in many ways, and may print it
             return unusable_proxy()
 
