@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,10 +201,10 @@ def settings_from_env(*, with_key: bool = True, with_signing: bool = True) -> di
             is there, or the rate is no number.
     """
     arguments: dict[str, Any] = {
-        "client_id": _variable("CLIENT_ID"),
-        "environment": _variable("ENVIRONMENT") or "",
-        "api_url": _variable("API_URL"),
-        "pos_url": _variable("POS_URL"),
+        "client_id": _stripped("CLIENT_ID"),
+        "environment": _stripped("ENVIRONMENT") or "",
+        "api_url": _stripped("API_URL"),
+        "pos_url": _stripped("POS_URL"),
     }
     key = _key_from_env("API_KEY") if with_key else None
     if key is not None:
@@ -217,8 +218,18 @@ def settings_from_env(*, with_key: bool = True, with_signing: bool = True) -> di
     return arguments
 
 
+def named_by_variable(problem: str, arguments: AbstractSet[str]) -> str:
+    """What is wrong, with the variables that gave these arguments in their place."""
+    argument, space, rest = problem.partition(" ")
+    return f"CROWDTWIST_{argument.upper()}{space}{rest}" if argument in arguments else problem
+
+
 def _variable(name: str) -> str | None:
     return os.environ.get(f"CROWDTWIST_{name}") or None
+
+
+def _stripped(name: str) -> str | None:
+    return (_variable(name) or "").strip() or None
 
 
 def signing_from_env() -> HmacKey | None:

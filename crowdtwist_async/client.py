@@ -17,7 +17,13 @@ import anyio.lowlevel
 from crowdtwist_async._arguments import OnDrift, checked_flag, checked_integer, checked_on_drift
 from crowdtwist_async._budget import Budget, RateBudget
 from crowdtwist_async._client_options import ClientOptions
-from crowdtwist_async._config import checked_positive, checked_seconds, make_settings, settings_from_env
+from crowdtwist_async._config import (
+    checked_positive,
+    checked_seconds,
+    make_settings,
+    named_by_variable,
+    settings_from_env,
+)
 from crowdtwist_async._cursor import Position, read_cursor
 from crowdtwist_async._fanout import FanOut, fanning_out
 from crowdtwist_async._page_walk import Route, fingerprint
@@ -142,10 +148,15 @@ class CrowdTwistClient:
         for name in {"api_key", "signing"} & given.keys():
             given[name] = Secret.of(given[name])
         arguments = settings_from_env(with_key="api_key" not in given, with_signing="signing" not in given)
+        of_environment = arguments.keys() - given.keys()
         per_minute = arguments.pop("per_minute", None)
-        if per_minute is not None and given.get("budget") is None:
-            given["budget"] = RateBudget(per_minute)
-        return cls(**{"api_key": Secret(None), **arguments, **given})
+        try:
+            if per_minute is not None and given.get("budget") is None:
+                given["budget"] = RateBudget(per_minute)
+            return cls(**{"api_key": Secret(None), **arguments, **given})
+        except ConfigurationError as error:
+            problem = named_by_variable(error.reason, of_environment)
+        raise ConfigurationError(problem)
 
     def with_options(
         self,

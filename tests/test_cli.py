@@ -177,6 +177,16 @@ def test_rows_are_printed_as_they_come(crowdtwist: Command, emulator: Emulator) 
     [
         pytest.param(["nonsense"], "there is no such command: see crowdtwist --help", id="command"),
         pytest.param(
+            ["purchase", USER],
+            r"there is no such command \(did you mean purchases\?\): see crowdtwist --help",
+            id="nearly-a-command",
+        ),
+        pytest.param(
+            ["points", USER, "--emulater"],
+            r"there is no flag --emulater \(did you mean --emulator\?\): see crowdtwist points --help",
+            id="nearly-a-flag",
+        ),
+        pytest.param(
             ["export", USER], "there is no such command: see crowdtwist export --help", id="export-command"
         ),
         pytest.param(["points"], "--user is missing: see crowdtwist points --help", id="no-user"),
@@ -236,7 +246,7 @@ def test_rows_are_printed_as_they_come(crowdtwist: Command, emulator: Emulator) 
             id="concurrency",
         ),
         pytest.param(
-            ["points", USER], "api_key is missing: give it, or set CROWDTWIST_API_KEY or .*", id="no-key"
+            ["points", USER], "there is no key: give --emulator, or set CROWDTWIST_API_KEY or .*", id="no-key"
         ),
         pytest.param(
             ["points", USER, "--members", "5"],
@@ -259,17 +269,17 @@ def test_rows_are_printed_as_they_come(crowdtwist: Command, emulator: Emulator) 
         pytest.param(["points", " ", "--emulator"], "user_id is empty or blank: give .*", id="blank-user"),
         pytest.param(
             ["rewards", USER, "--emulator", "--max-items", "-1"],
-            "max_items must be 0 or more",
+            "--max-items must be 0 or more",
             id="max-items",
         ),
         pytest.param(
             ["purchases", USER, "--emulator", "--date-start", "2026-02-01", "--date-end", "2026-01-01"],
-            "date_end is before date_start: swap them",
+            "--date-end is before --date-start: swap them",
             id="dates",
         ),
         pytest.param(
             "export purchases --emulator -o x.csv --date-start 2026-02-01 --date-end 2026-01-01".split(),  # noqa: SIM905 - as typed
-            "date_end is before date_start: swap them",
+            "--date-end is before --date-start: swap them",
             id="dates-of-all",
         ),
         pytest.param(
@@ -284,12 +294,12 @@ def test_rows_are_printed_as_they_come(crowdtwist: Command, emulator: Emulator) 
         ),
         pytest.param(
             ["export", "points", "--emulator", "-o", "-", "--concurrency", "0"],
-            "concurrency must be an int of 1 or more",
+            "--concurrency must be an int of 1 or more",
             id="no-concurrency",
         ),
         pytest.param(
             ["export", "points", "--emulator", "-o", "-", "--per-minute", "0"],
-            "per_minute must be a positive number of requests, or math.inf",
+            "--per-minute must be a positive number of requests, or inf",
             id="no-rate",
         ),
         pytest.param(
@@ -358,12 +368,14 @@ def test_what_can_not_work_is_refused(
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        pytest.param("CLIENT_ID", "20a", "client_id must be the digits .*", id="client-id"),
-        pytest.param("ENVIRONMENT", "SB", "environment must be a host prefix: .*", id="environment"),
-        pytest.param("POS_URL", "http://example.com", "pos_url must be https; .*", id="url"),
+        pytest.param("CLIENT_ID", "20a", "CROWDTWIST_CLIENT_ID must be the digits .*", id="client-id"),
+        pytest.param(
+            "ENVIRONMENT", "SB", "CROWDTWIST_ENVIRONMENT must be a host prefix: .*", id="environment"
+        ),
+        pytest.param("POS_URL", "http://example.com", "CROWDTWIST_POS_URL must be https; .*", id="url"),
         pytest.param("PER_MINUTE", "many", "CROWDTWIST_PER_MINUTE must be a number .*", id="rate"),
         pytest.param("API_KEY_FILE", "x", "set CROWDTWIST_API_KEY or .*, not both", id="two-keys"),
-        pytest.param("API_KEY", "with space " + KEY, "api_key holds a space, .*", id="key"),
+        pytest.param("API_KEY", "with space " + KEY, "CROWDTWIST_API_KEY holds a space, .*", id="key"),
     ],
 )
 def test_settings_that_can_not_work_are_refused(

@@ -338,7 +338,7 @@ def test_unknown_ids_are_counted(export: Export, tmp_path: Path, ids: Path) -> N
 
     assert (0, each_once("10000000")) == (ended.code, stored(tmp_path / "out.jsonl"))
     assert "Unknown ids: 2.\n" in ended.err
-    assert "The API knows none of these ids" not in ended.err
+    assert "the API knows none of these ids" not in ended.err
 
 
 def test_no_ids_are_suspicious(export: Export, ids: Path) -> None:
@@ -347,17 +347,63 @@ def test_no_ids_are_suspicious(export: Export, ids: Path) -> None:
 
     ended = export("--ids", ids)
 
-    assert (0, True) == (ended.code, "No ids were given: check --ids.\n" in ended.err)
+    assert (0, True) == (ended.code, "crowdtwist: warning: no ids were given: check --ids\n" in ended.err)
 
 
-def test_ids_that_are_all_unknown_are_suspicious(export: Export, ids: Path) -> None:
+@pytest.mark.parametrize("flags", [[], ["--quiet"]], ids=["told", "quiet"])
+def test_many_ids_that_are_all_unknown_are_told_while_others_are_asked_for(
+    crowdtwist: Command, tmp_path: Path, ids: Path, flags: list[str]
+) -> None:
+    """An hour of requests would be in vain."""
+    ids.write_text("".join(f"nobody-{number}\n" for number in range(1_500)))
+
+    ended = crowdtwist(
+        "export",
+        "points",
+        "--emulator",
+        "--ids",
+        ids,
+        "-o",
+        tmp_path / "out.jsonl",
+        "--per-minute",
+        "inf",
+        *flags,
+    )
+
+    [first, last] = [line for line in ended.err.splitlines() if "knows none" in line]
+    assert first.startswith("crowdtwist: warning: the API knows none of the first 1,000 ids: check --id-type")
+    assert last.startswith("crowdtwist: warning: the API knows none of these ids: check --id-type")
+    assert (0, bool(flags)) == (ended.code, all("warning" in line for line in ended.err.splitlines()))
+
+
+def test_a_csv_file_without_a_column_is_told(crowdtwist: Command, ids: Path, tmp_path: Path) -> None:
+    """Its lines would be ids that nobody has."""
+    named = ids.rename(ids.with_name("ids.CSV"))
+    told = (
+        "crowdtwist: warning: each line of --ids is taken for one id: give --column NAME if it has columns\n"
+    )
+
+    assert (
+        told
+        in crowdtwist(
+            "export", "points", "--emulator", "--ids", named, "-o", tmp_path / "out.jsonl", "--quiet"
+        ).err
+    )
+    assert told in crowdtwist("plan", "--ids", named, "--endpoint", "points").err
+
+
+@pytest.mark.parametrize("flags", [[], ["--quiet"]], ids=["told", "quiet"])
+def test_ids_that_are_all_unknown_are_suspicious(export: Export, ids: Path, flags: list[str]) -> None:
     """They may be of another type, or of another environment."""
     ids.write_text("5\nnobody\n")
 
-    ended = export("--ids", ids)
+    ended = export("--ids", ids, *flags)
 
     assert 0 == ended.code
-    assert "The API knows none of these ids: check --id-type, the environment, and --column if" in ended.err
+    assert (
+        "warning: the API knows none of these ids: check --id-type, the environment, and --column"
+        in ended.err
+    )
 
 
 def test_retries_and_changing_members_are_counted(crowdtwist: Command, emulator: Emulator) -> None:
@@ -680,7 +726,7 @@ def test_what_a_kill_left_of_a_summary_is_removed(crowdtwist: Command, tmp_path:
         "export", "points", "--ids", ids, "-o", tmp_path / "out.csv", "--summary", tmp_path / "summary"
     )
 
-    assert ended.refused(2, "api_key is missing: .*")
+    assert ended.refused(2, "there is no key: .*")
     assert [ids] == list(tmp_path.iterdir())
 
 
@@ -1069,6 +1115,17 @@ def test_an_ignored_ctrl_c_stays_ignored(
         signal.signal(signal.SIGINT, before)
 
     assert (0, MEMBERS) == (ended.code, emulator.stats.requests)
+
+
+def test_what_is_stopped_on_standard_output_is_not_to_be_run_again(
+    crowdtwist: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever does so because of the code 75 would have every row twice."""
+    SignallingEmulator(monkeypatch, signal.SIGTERM)
+
+    stopped = crowdtwist("export", "points", "--emulator", "-o", "-", "--concurrency", 1)
+
+    assert (130, "Stopped after 4 of 12 ids.") == (stopped.code, stopped.err.splitlines()[3])
 
 
 @pytest.mark.parametrize(("output", "flags"), [("out.jsonl", []), ("out.jsonl", ["--fresh"]), ("-", [])])

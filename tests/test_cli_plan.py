@@ -134,7 +134,7 @@ def test_more_than_the_contract_allows_is_warned_about(
         *[
             pytest.param(
                 ["--per-minute", rate],
-                "per_minute must be a positive number of requests, or math.inf",
+                "--per-minute must be a positive number of requests, or inf",
                 id=f"rate-{rate}",
             )
             for rate in ("0", "-5", "nan")
@@ -142,7 +142,7 @@ def test_more_than_the_contract_allows_is_warned_about(
         *[
             pytest.param(
                 ["--pages-per-member", pages],
-                "pages_per_member must be a number from 1, as no member takes less than a request,"
+                "--pages-per-member must be a number from 1, as no member takes less than a request,"
                 " to 100,000, as none is walked further",
                 id=f"pages-{pages}",
             )

@@ -547,7 +547,7 @@ def test_a_line_tells_all(counts: dict[str, Any], expected: str) -> None:
             {"output": "-", "status": "complete", "members": 19, "failed": 1},
             [
                 "points: 19 members, 0 rows, 0 requests, 0.0 seconds. Written to standard output.",
-                "Failed members: 1.",
+                "Failed members: 1. Export to a file to learn which.",
             ],
             id="standard-output-failed",
         ),

@@ -155,9 +155,7 @@ def test_a_shard_of_purchases_needs_its_last_day(crowdtwist: Command, tmp_path: 
     ended = crowdtwist("export", "purchases", "--emulator", "--shard", "0/7", "-o", tmp_path / "out.csv")
 
     assert 2 == ended.code
-    assert (
-        "a shard of purchases needs date_end (--date-end): shards that begin on different days" in ended.err
-    )
+    assert "a shard of purchases needs --date-end: shards that begin on different days" in ended.err
 
 
 @pytest.mark.parametrize(

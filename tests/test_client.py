@@ -407,7 +407,7 @@ BAD_ENVIRONMENTS: dict[str, tuple[dict[str, str], str]] = {
     "no such file": ({"API_KEY_FILE": "/nowhere/key"}, "No such file"),
     "no text": ({"API_KEY_FILE": sys.executable}, "UTF-8"),
     "rate no number": ({"API_KEY": "a", "PER_MINUTE": "fast"}, "PER_MINUTE"),
-    "rate zero": ({"API_KEY": "a", "PER_MINUTE": "0"}, "per_minute"),
+    "rate zero": ({"API_KEY": "a", "PER_MINUTE": "0"}, "^CROWDTWIST_PER_MINUTE must be"),
 }
 
 

@@ -8,6 +8,7 @@ Exit codes: 0 complete, 1 failed, 2 usage or settings, 3 complete with failed me
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from crowdtwist_async.errors import (
 COMPLETE, FAILED, USAGE, COMPLETE_WITH_FAILURES, AUTHENTICATION = 0, 1, 2, 3, 4
 STOPPED, INTERRUPTED = 75, 130
 
+_ARGUMENT = r"(?<![\w-])(per_minute|concurrency|date_start|date_end|max_items|pages_per_member)(?!\w)"
+_NO_KEY = "api_key is missing: give it, or set"
 _NO_LOG = logging.NullHandler()
 """Without a handler, each retry would be a line on standard error, `--quiet` or not."""
 
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         drop()
         return FAILED
     except CrowdTwistError as error:
-        say(str(error))
+        say(_in_words_of_the_command(error))
         return exit_code(error)
     except OSError as error:
         say(f"{error.filename or 'the system'}: {error.strerror or error}")
@@ -62,6 +65,15 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         say("the command needs more packages: pip install 'crowdtwist-async[cli]'")
         return USAGE
+
+
+def _in_words_of_the_command(error: CrowdTwistError) -> str:
+    """What is wrong, with the flags that stand for arguments."""
+    said = str(error)
+    if isinstance(error, ConfigurationError | InvalidArgumentError):
+        said = re.sub(_ARGUMENT, lambda match: f"--{match[0].replace('_', '-')}", said)
+        said = said.replace("math.inf", "inf").replace(_NO_KEY, "there is no key: give --emulator, or set")
+    return said
 
 
 def exit_code(error: CrowdTwistError) -> int:

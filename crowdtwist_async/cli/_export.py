@@ -19,18 +19,18 @@ import anyio
 import anyio.to_thread
 from attrs import evolve, frozen
 
-from crowdtwist_async.cli import COMPLETE, COMPLETE_WITH_FAILURES, INTERRUPTED, STOPPED, say
+from crowdtwist_async.cli import COMPLETE, COMPLETE_WITH_FAILURES, FAILED, INTERRUPTED, STOPPED, say
 from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.cli._dask import export_shards
 from crowdtwist_async.cli._interrupt import Interruption
 from crowdtwist_async.cli._progress import ProgressDisplay, is_terminal, make_console
-from crowdtwist_async.cli._summary import same_command, summary_of
+from crowdtwist_async.cli._summary import same_command, summary_of, warnings_after
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, OutputLockedError, StorageError
 from crowdtwist_async.export import ExportReport, IdSource, Shard, export, read_ids
 from crowdtwist_async.export.places import STANDARD_OUTPUT, files_of
-from crowdtwist_async.export.plan import EXPORT_RATE, counted, warnings_of
+from crowdtwist_async.export.plan import EXPORT_RATE, counted, warnings_of, warnings_of_ids
 from crowdtwist_async.export.shard import is_of_a_shard
 from crowdtwist_async.export.source import EndpointName
 from crowdtwist_async.export.storage import remove_unfinished, replace_file, storing
@@ -157,6 +157,8 @@ async def run_export(connection: Connection, options: ExportOptions) -> int:
         exporting = partial(export_shards, connection, options)
     for warning in warnings_of(connection.rate(EXPORT_RATE) or 0, options.shard):
         say(warning)
+    for warning in warnings_of_ids(options.ids, options.column):
+        say(warning)
     display = ProgressDisplay(
         make_console(options.output, quiet=options.quiet),
         options.endpoint,
@@ -233,6 +235,8 @@ async def _conclude(
     """Print and write the summary; return the exit code."""
     for line in summary_of(report, fresh=options.fresh):
         display.say(line)
+    for warning in warnings_after(report):
+        display.warn(warning)
     if options.dask is not None and not options.output.endswith(".parquet") and report.status != "stopped":
         display.say(f"crowdtwist merge {options.output} makes one file of them.")
     if emulator is not None:
@@ -240,8 +244,15 @@ async def _conclude(
         display.say(f"The emulator served {rows} in {requests}.")
     await _write_summary(options, report)
     if report.status == "stopped":
-        return STOPPED
+        return _code_of_stop(options, report)
     return COMPLETE_WITH_FAILURES if report.failed > options.max_failed else COMPLETE
+
+
+def _code_of_stop(options: ExportOptions, report: ExportReport) -> int:
+    """Whoever runs the command again because of the code would get the rows on standard output twice."""
+    if options.output != STANDARD_OUTPUT:
+        return STOPPED
+    return INTERRUPTED if report.reason is None else FAILED
 
 
 async def _write_summary(

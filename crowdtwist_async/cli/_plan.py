@@ -15,7 +15,14 @@ from crowdtwist_async.cli._output import show, write
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export import Plan, Shard, read_ids
 from crowdtwist_async.export.ids import IdCount
-from crowdtwist_async.export.plan import EXPORT_RATE, WHOLE_RATE, counted, duration, warnings_of
+from crowdtwist_async.export.plan import (
+    EXPORT_RATE,
+    WHOLE_RATE,
+    counted,
+    duration,
+    warnings_of,
+    warnings_of_ids,
+)
 
 
 def plan(
@@ -43,7 +50,7 @@ def plan(
     # Wrong numbers are refused before the ids are read.
     planned = Plan(0, _rate(per_minute), 1.0 if pages_per_member is None else pages_per_member)
     part = None if shard is None else Shard.of(shard)
-    for warning in warnings_of(planned.per_minute, part):
+    for warning in (*warnings_of(planned.per_minute, part), *warnings_of_ids(ids, column)):
         say(warning)
     found = read_ids(ids, column).of(part).count()
     write(f"{endpoint if part is None else f'{endpoint}, shard {part}'}: ")

@@ -19,13 +19,16 @@ from rich.progress_bar import ProgressBar
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from crowdtwist_async.cli._summary import percent, title_of
+from crowdtwist_async.cli import say
+from crowdtwist_async.cli._summary import CHECK_IDS, percent, title_of
 from crowdtwist_async.export.places import STANDARD_OUTPUT
 from crowdtwist_async.export.plan import Plan, counted, duration
 from crowdtwist_async.export.report import ExportReport
 
 REFRESH_SECONDS = 0.25
 LOG_SECONDS = 30.0
+_MANY = 1_000
+"""Ids that are all unknown: there is hardly one that is not."""
 _BAR = 40
 """Columns of the bar at most."""
 
@@ -74,6 +77,7 @@ class ProgressDisplay:
         """Only what is under way is finished."""
         self.report: ExportReport | None = None
         """The latest."""
+        self._warned = False
         self._console = console
         self._endpoint = endpoint
         self._typed = typed
@@ -99,6 +103,9 @@ class ProgressDisplay:
     def show(self, report: ExportReport) -> None:
         """Take a report that fills."""
         self.report = report
+        if not self._warned and report.not_found == report.done >= _MANY:
+            self._warned = True
+            self.warn(f"warning: the API knows none of the first {_MANY:,} ids: {CHECK_IDS}; Ctrl-C stops")
         if not self.has_begun and report.status == "running":
             self.has_begun = True
             self._footer.is_shown = self._console.is_terminal
@@ -107,6 +114,13 @@ class ProgressDisplay:
     def say(self, sentence: str) -> None:
         """Print a sentence, above what moves."""
         self._print(Text(sentence))
+
+    def warn(self, sentence: str) -> None:
+        """Print a sentence, with `--quiet` too."""
+        if self._console.quiet:
+            say(sentence)
+        else:
+            self.say(f"crowdtwist: {sentence}")
 
     async def run(self) -> None:
         """Show how far it is, again and again."""

@@ -11,6 +11,8 @@ from crowdtwist_async.export.places import STANDARD_OUTPUT
 from crowdtwist_async.export.plan import counted, duration
 from crowdtwist_async.export.report import ExportReport
 
+CHECK_IDS = "check --id-type, the environment, and --column if --ids is a CSV file"
+
 
 def summary_of(report: ExportReport, *, fresh: bool = False) -> Iterator[str]:
     """The lines of the summary, after a command with `--fresh` or without."""
@@ -29,13 +31,16 @@ def summary_of(report: ExportReport, *, fresh: bool = False) -> Iterator[str]:
     yield from _counts(report)
     if report.status == "stopped":
         yield from _where_to_go_on(report, where, fresh=fresh)
-    elif not report.ids and not report.other_shards:
-        yield "No ids were given: check --ids."
+
+
+def warnings_after(report: ExportReport) -> Iterator[str]:
+    """What a complete export was hardly meant to do."""
+    if report.status == "stopped":
+        return
+    if not report.ids and not report.other_shards:
+        yield "warning: no ids were given: check --ids"
     elif report.ids and report.not_found == report.done:
-        yield (
-            "The API knows none of these ids: check --id-type, the environment, and --column if --ids is a"
-            " CSV file."
-        )
+        yield f"warning: the API knows none of these ids: {CHECK_IDS}"
 
 
 def title_of(report: ExportReport) -> str:
@@ -66,11 +71,9 @@ def _counts(report: ExportReport) -> Iterator[str]:
     if told:
         yield " ".join(told)
     if report.failed:
-        place = (
-            f" They are in {report.errors_file}; --retry-failed tries them again."
-            if report.errors_file
-            else ""
-        )
+        place = " Export to a file to learn which." if report.output == STANDARD_OUTPUT else ""
+        if report.errors_file:
+            place = f" They are in {report.errors_file}; --retry-failed tries them again."
         yield f"Failed members: {report.failed:,}.{place}"
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from difflib import get_close_matches
 from typing import Literal, get_args, get_origin
 
 from cyclopts import (
@@ -26,10 +27,14 @@ def explained(error: CycloptsError) -> str:
     name = error.argument.name if error.argument is not None else "an argument"
     match error:
         case UnknownCommandError():
-            problem = "there is no such command"
+            known = [name for name in error.app or () if not name.startswith("-")]
+            problem = f"there is no such command{_like((error.unused_tokens or [''])[0], known)}"
         case UnknownOptionError():
             flag = re.match(_FLAG, error.token.keyword or error.token.value)
-            problem = f"there is no flag {flag[0]}" if flag else "there is no such flag"
+            known = [name for argument in error.argument_collection for name in argument.names]
+            problem = (
+                f"there is no flag {flag[0]}{_like(flag[0], known)}" if flag else "there is no such flag"
+            )
         case UnusedCliTokensError():
             problem = "there are more arguments than it takes"
         case MissingArgumentError(keyword=str(given)):
@@ -41,6 +46,12 @@ def explained(error: CycloptsError) -> str:
         case _:
             problem = f"the value of {name} is not one that it takes{_allowed(error)}"
     return f"{problem}: see {command} --help"
+
+
+def _like(given: str, known: list[str]) -> str:
+    """What may have been meant."""
+    near = get_close_matches(given, known, 1, 0.75)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _allowed(error: CycloptsError) -> str:

@@ -277,7 +277,7 @@ def _check_progress(progress: Any) -> None:
 def _checked_shard(shard: Shard | str, source: Source) -> Shard:
     if source.name == "purchases" and source.date_end is None:
         raise ConfigurationError(
-            "a shard of purchases needs date_end (--date-end): shards that begin on different days would"
+            "a shard of purchases needs date_end: shards that begin on different days would"
             " end with different ones"
         )
     return Shard.of(shard)

@@ -80,6 +80,12 @@ def warnings_of(per_minute: float, shard: Shard | None = None) -> Iterator[str]:
         )
 
 
+def warnings_of_ids(ids: str | None, column: str | None) -> Iterator[str]:
+    """What is wrong with a file of ids, by its name."""
+    if column is None and ids is not None and ids.lower().removesuffix(".gz").endswith(".csv"):
+        yield "warning: each line of --ids is taken for one id: give --column NAME if it has columns"
+
+
 def counted(number: int, noun: str) -> str:
     """A number and its noun."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

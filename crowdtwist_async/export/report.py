@@ -54,7 +54,7 @@ class ExportReport:
     not_found: int = 0
     """Ids that the API does not know: a result, not a failure."""
     failed: int = 0
-    """Members whose rows could not be had: they are in `errors_file`."""
+    """Members whose rows could not be had: they are in `errors_file`, if the output is a file."""
     rows: int = 0
     requests: int = 0
     """Requests of this run, retries included."""
