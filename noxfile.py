@@ -61,12 +61,18 @@ CORE_TESTS = (
     ),
     *("walk",),
 )
+# Whole worlds, many times over: other tests run the same lines, and following each takes minutes here.
+LONG_WHEN_FOLLOWED = (
+    *("whatever_the_server", "an_honest_server", "in_any_order_leave", "a_lying_server", "everyday_faults"),
+    *("takes_no_more_than_its_share", "is_a_result_or_an_error_of_ours", "costs_no_row"),
+)
 # Kills, recipes, our own rules and what is about the project: no dependency's version changes them.
 SAME_WITH_ANY_VERSION = (
-    *("ceiling", "cli_shard", "contributing", "docs_pages", "docs_sharding", "docs_testing", "export_ids"),
-    *("export_merge", "export_remote_breaks", "export_run", "export_shard", "export_storage", "fanout"),
-    *("interface", "kills", "locks", "pytest_plugin", "quota", "readme", "repeat", "state_machine"),
-    *("fuzz", "testing", "website"),
+    *("arguments", "budget", "ceiling", "cli_shard", "contributing", "cursor", "docs_pages", "docs_sharding"),
+    *("docs_testing", "export_ids", "export_merge", "export_remote_breaks", "export_run", "export_shard"),
+    *("export_storage", "fanout", "fuzz", "interface", "kills", "locks", "openapi_checks", "overload"),
+    *("package", "page_walk", "pager", "permits", "protocol", "pytest_plugin", "quota", "readme", "repeat"),
+    *("retry", "secrets", "state_machine", "testing", "walk", "website"),
 )
 
 LOCKS = ROOT / ".ci" / "requirements"
@@ -107,6 +113,8 @@ def coverage(session: nox.Session) -> None:
     _locked(session, "tests", project=True)
     of_all = session.posargs == ["all"]
     tests = [] if of_all else [f"tests/test_{name}.py" for name in CORE_TESTS]
+    if not of_all:
+        tests += ["-k", f"not ({' or '.join(LONG_WHEN_FOLLOWED)})"]
     # Following every line doubles the time that tests take.
     session.run("pytest", "-q", "-n", "auto", "--cov", "--cov-report=", *tests)
     if of_all:

@@ -537,6 +537,18 @@ async def test_calls_that_are_refused_at_once_let_others_run(code: int) -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_a_pause_that_comes_while_a_call_waits_for_a_permit_is_told() -> None:
+    """As soon as its permit would have been used; what is left then is of no use."""
+    sender = make_sender(TimedTransport(), make_budget(60, 1))
+    await sender.send(POINTS_CALL, with_deadline(None))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sender._line.permits.heed, limited(100.0), POS, 120.0)
+        error = await raised(lambda: sender.send(POINTS_CALL, with_deadline(5.0)))
+
+    assert isinstance(error, DeadlineExceededError)
+    assert (1.0, 99.0) == (error.elapsed, error.retry_after)
+
+
 async def test_a_pause_that_another_client_met_is_told() -> None:
     """It shares the budget: its calls are refused at once as well, and say why."""
     budget = make_budget()
