@@ -46,6 +46,7 @@ from crowdtwist_async.models import (
     Purchase,
     Reward,
     Segment,
+    as_dict,
 )
 from crowdtwist_async.transports import Reply, Request, Transport
 from crowdtwist_async.transports.httpx import HttpxTransport
@@ -99,4 +100,5 @@ __all__ = [
     "TransportError",
     "UnexpectedRedirectError",
     "UserNotFoundError",
+    "as_dict",
 ]

@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any, Generic, Literal, TypeVar, overload
 
-from attrs import field, frozen
+from attrs import AttrsInstance, field, fields, frozen, has
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -270,3 +271,25 @@ class Page(Generic[T_co]):
 
     def __getitem__(self, place: int | slice) -> T_co | tuple[T_co, ...]:
         return self.items[place]
+
+
+def as_dict(model: AttrsInstance) -> dict[str, Any]:
+    """
+    Return a model as a dict, and what is nested in it as dicts too; instants stay `datetime`s.
+
+    Args:
+        model: A reward, a purchase or points; of a page take its items.
+    """
+    return {name: _as_dict(getattr(model, name)) for name in names_of(type(model))}
+
+
+@cache
+def names_of(model: type[AttrsInstance]) -> tuple[str, ...]:
+    """The names of a model's fields."""
+    return tuple(attribute.name for attribute in fields(model))
+
+
+def _as_dict(value: Any) -> Any:
+    if isinstance(value, ExtraData):
+        return dict(value)
+    return as_dict(value) if has(type(value)) else value

@@ -14,7 +14,8 @@ from outputs import FULL, POINTS, PURCHASE, SPARSE, row_of
 
 from crowdtwist_async import DecodeError, IdType, PointsAwaitingFulfillment, Purchase, Reward
 from crowdtwist_async._convert import structure
-from crowdtwist_async.export.rows import Row, columns, flatten, iso, plain
+from crowdtwist_async.export.rows import Row, columns, flatten, iso
+from crowdtwist_async.models import as_dict
 
 SENT = [
     pytest.param("points", POINTS, id="points"),
@@ -157,10 +158,12 @@ def test_a_model_alone_is_plain_json() -> None:
     """Without the id that was asked for, as the single commands print it."""
     purchase = structure(PURCHASE, Purchase)
 
-    assert {**PURCHASE, "last_date_purchased": datetime(2018, 1, 1, 11, 0, 18, tzinfo=UTC)} == plain(purchase)
-    assert plain(evolve(purchase, last_date_purchased=None))["last_date_purchased"] is None
-    assert {*POINTS} == {*plain(structure(POINTS, PointsAwaitingFulfillment))}
-    assert {*plain(structure(FULL, Reward))} == {*plain(structure(SPARSE, Reward))}
+    assert {**PURCHASE, "last_date_purchased": datetime(2018, 1, 1, 11, 0, 18, tzinfo=UTC)} == as_dict(
+        purchase
+    )
+    assert as_dict(evolve(purchase, last_date_purchased=None))["last_date_purchased"] is None
+    assert {*POINTS} == {*as_dict(structure(POINTS, PointsAwaitingFulfillment))}
+    assert {*as_dict(structure(FULL, Reward))} == {*as_dict(structure(SPARSE, Reward))}
 
 
 def test_unknown_properties_of_nested_objects_are_kept() -> None:
@@ -213,4 +216,4 @@ def test_a_model_alone_holds_all_numbers() -> None:
     """A single command prints JSON, and no table."""
     purchase = structure(PURCHASE | {"purchase_total": 2**64}, Purchase)
 
-    assert 2**64 == plain(purchase)["purchase_total"]
+    assert 2**64 == as_dict(purchase)["purchase_total"]

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from attrs import exceptions, fields
 
@@ -25,6 +26,7 @@ from crowdtwist_async.models import (
     Purchase,
     Reward,
     Segment,
+    as_dict,
 )
 
 REPLIES = Path(__file__).parent / "replies"
@@ -190,6 +192,17 @@ def test_a_reward_needs_only_what_the_reference_requires() -> None:
     } == optional
     required = {name: value for name, value in REWARD.items() if name not in optional}
     assert structure(required, Reward).date_start is None
+
+
+def test_a_model_becomes_a_dict_that_json_takes() -> None:
+    """With what is nested in it; dates stay what they are."""
+    reward = structure(REWARD, Reward)
+    made = as_dict(reward)
+
+    assert set(REWARD) == set(made)
+    assert REWARD["segment"] == made["segment"]
+    assert (dict, reward.date_start) == (type(made["extra_data"]), made["date_start"])
+    assert json.loads(msgspec.json.encode(made))["date_start"] == "2017-03-28T08:00:00Z"
 
 
 def test_a_rewards_dates_are_aware() -> None:

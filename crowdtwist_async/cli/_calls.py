@@ -15,8 +15,7 @@ from crowdtwist_async._pager import Pager
 from crowdtwist_async.cli._connect import Connection
 from crowdtwist_async.cli._output import write
 from crowdtwist_async.client import CrowdTwistClient
-from crowdtwist_async.export.rows import plain
-from crowdtwist_async.models import CommonIdTypeText
+from crowdtwist_async.models import CommonIdTypeText, as_dict
 
 
 async def print_points(connection: Connection, user: str, id_type: CommonIdTypeText) -> int:
@@ -41,4 +40,4 @@ async def _client(connection: Connection) -> CrowdTwistClient:
 
 async def _print(item: AttrsInstance) -> None:
     """One line, at once: whoever reads it may act on it before the last page is there."""
-    await anyio.to_thread.run_sync(write, msgspec.json.encode(plain(item)).decode() + "\n")
+    await anyio.to_thread.run_sync(write, msgspec.json.encode(as_dict(item)).decode() + "\n")

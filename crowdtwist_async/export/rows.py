@@ -13,11 +13,20 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from attrs import AttrsInstance, fields, has
+from attrs import AttrsInstance
 
 from crowdtwist_async._convert import known_names
 from crowdtwist_async.errors import DecodeError
-from crowdtwist_async.models import ExtraData, Partner, PointsAwaitingFulfillment, Purchase, Reward, Segment
+from crowdtwist_async.models import (
+    ExtraData,
+    Partner,
+    PointsAwaitingFulfillment,
+    Purchase,
+    Reward,
+    Segment,
+    as_dict,
+    names_of,
+)
 
 SCHEMA_VERSION = 1
 """Of the columns and the ledger; an output of another version is not gone on with."""
@@ -61,7 +70,7 @@ def make_row(user_id: str, id_type: str, item: AttrsInstance, sent: dict[str, An
     Raises:
         DecodeError: A number is beyond the 64 bits that tables have for it.
     """
-    row = plain(item)
+    row = as_dict(item)
     _check_numbers(row)
     return {
         "requested_id": user_id,
@@ -94,11 +103,6 @@ def _unknown(model: type[AttrsInstance], sent: dict[str, Any]) -> Row:
     return unknown
 
 
-def plain(item: AttrsInstance) -> Row:
-    """A model as a mapping; nested models are mappings too."""
-    return {name: _plain(getattr(item, name)) for name in _names(type(item))}
-
-
 @cache
 def columns(name: str) -> dict[str, Kind]:
     """The columns of a flat export and what they hold, fixed by the model and not by the data."""
@@ -116,7 +120,7 @@ def flatten(row: Row) -> list[Any]:
     flat: list[Any] = []
     for name, value in row.items():
         if name in _NESTED:
-            flat += [value[inner] if value else None for inner in _names(_NESTED[name])]
+            flat += [value[inner] if value else None for inner in names_of(_NESTED[name])]
         else:
             flat.append(value if type(value) is not dict else msgspec.json.encode(value).decode())
     return flat
@@ -128,22 +132,11 @@ def iso(moment: datetime) -> str:
 
 
 @cache
-def _names(model: type[AttrsInstance]) -> tuple[str, ...]:
-    return tuple(attribute.name for attribute in fields(model))
-
-
-@cache
 def _typed(model: type[AttrsInstance]) -> dict[str, Kind]:
     """What each field holds when it is not null; nested models count as JSON."""
     hints = typing.get_type_hints(model)
     found: dict[str, Kind] = {}
-    for name in _names(model):
+    for name in names_of(model):
         held = next(kind for kind in (*typing.get_args(hints[name]), hints[name]) if kind is not type(None))
         found[name] = _KINDS.get(held, Kind.JSON)
     return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, ExtraData):
-        return dict(value)
-    return plain(value) if has(type(value)) else value
