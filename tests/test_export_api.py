@@ -34,9 +34,11 @@ from crowdtwist_async import (
     InvalidArgumentError,
     OutputMismatchError,
     RateBudget,
+    Reply,
+    RetryPolicy,
 )
 from crowdtwist_async.emulator import Emulator, Fault
-from crowdtwist_async.export import ExportReport, IdSource, export, outage, queue, read_ids
+from crowdtwist_async.export import ExportReport, IdSource, export, outage, queue, read_ids, run
 from crowdtwist_async.export.formats import Limits
 from crowdtwist_async.export.formats.lines import LineWriter
 from crowdtwist_async.export.ledger import Ledger
@@ -516,6 +518,31 @@ async def test_a_run_that_is_to_stop_before_it_begins_asks_nothing(output: Path)
 
     assert ("stopped", 0) == (report.status, emulator.stats.requests)
     assert "complete" == (await export_from(emulator, output)).status
+
+
+@on_both_loops
+@pytest.mark.parametrize("code", [429, 503])
+async def test_stopping_does_not_wait_for_the_end_of_a_pause(
+    output: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may ask for minutes; whose rows are not whole then is left for the next run."""
+    monkeypatch.setattr(run, "_DRAIN_SECONDS", 0.05)
+    emulator, stop = emulator_of(40), anyio.Event()
+
+    def answer(user_id: str) -> Reply | None:
+        if emulator.stats.requests < 10:
+            return None
+        stop.set()
+        return status(code, retry_after="100")
+
+    with anyio.fail_after(60):
+        report = await export_from(
+            emulator, output, instead=answer, concurrency=4, stop=stop, retry=RetryPolicy()
+        )
+
+    assert ("stopped", 10, 0, None) == (report.status, report.members, report.failed, report.reason)
+    report = await export_from(emulator, output)
+    assert ("complete", 10, 40) == (report.status, report.resumed, report.members)
 
 
 @on_both_loops

@@ -10,12 +10,15 @@ import os
 import sys
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
+from time import sleep
 from typing import Any
 
 import pytest
 from outputs import FULL, SPARSE, mark_of, opened, row_of, written
 
 from crowdtwist_async import ConfigurationError, StorageError
+from crowdtwist_async.cli._output import write
 
 AWKWARD = 'Mug, "large"\r\nblue\u2028or red; ünï 🎁\0'
 
@@ -48,6 +51,38 @@ class Stdout:
 
     def __init__(self, buffer: Any) -> None:
         self.buffer = buffer
+
+
+@pytest.mark.parametrize("buffering", [0, -1], ids=["unbuffered", "buffered"])
+@pytest.mark.parametrize("by", ["export", "command"])
+def test_a_pipe_that_does_not_wait_gets_every_byte(
+    monkeypatch: pytest.MonkeyPatch, buffering: int, by: str
+) -> None:
+    """Whoever has its other end may have set it so; without a buffer a write takes a part, and says so alone."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    row = row_of("rewards", FULL | {"description": "x" * 300_000})
+    got: list[bytes] = []
+
+    def read() -> None:
+        with os.fdopen(reader, "rb") as pipe:
+            sleep(0.1)
+            got.append(pipe.read())
+
+    reading = Thread(target=read)
+    reading.start()
+    with os.fdopen(writer, "wb", buffering) as pipe:
+        monkeypatch.setattr(sys, "stdout", Stdout(pipe))
+        if by == "command":
+            write("y" * 300_000)
+        else:
+            with closing(opened(Path("-"), "rewards")) as target:
+                target.writer.write([row, row])
+    reading.join()
+    if by == "command":
+        assert [b"y" * 300_000] == got
+    else:
+        assert [300_000] * 2 == [len(json.loads(line)["description"]) for line in got[0].splitlines()]
 
 
 def test_standard_output_gets_a_member_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

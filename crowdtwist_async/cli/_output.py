@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 
 from crowdtwist_async.errors import StorageError
+from crowdtwist_async.export.storage import write_whole
 
 
 def write(text: str) -> None:
@@ -25,9 +26,9 @@ def write(text: str) -> None:
         # A notebook's takes texts alone.
         if (binary := getattr(sys.stdout, "buffer", None)) is None:
             sys.stdout.write(text)
+            sys.stdout.flush()
         else:
-            binary.write(text.encode(errors="surrogateescape"))
-        sys.stdout.flush()
+            write_whole(binary, text.encode(errors="surrogateescape"))
     except BrokenPipeError:
         raise
     except OSError as error:

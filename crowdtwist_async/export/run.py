@@ -39,6 +39,8 @@ _OTHERS = 10
 """Members that are asked for, while nobody was answered, before all are taken to meet the same answer."""
 _TELL_SECONDS = 1.0
 """How old the report gets while nothing ends."""
+_DRAIN_SECONDS = 5.0
+"""For which members under way are finished when a run is to stop: a server may ask for pauses of minutes."""
 _ONCE = RetryPolicy(max_attempts=1)
 
 
@@ -83,6 +85,7 @@ class Run:
         self._stats = RunStats(one_host=True)
         self._started = anyio.current_time()
         self._in_flight = 0
+        self._under_way: set[anyio.CancelScope] = set()
         self._workers = 0
         """As many as there was work for at once."""
         self._changed = anyio.Event()
@@ -152,7 +155,7 @@ class Run:
             if self._in_flight == self._workers < self._pace.concurrency:
                 self._start_worker(members, store)
             try:
-                end = await self._fetched(member)
+                end = await self._in_time(member)
             finally:
                 self._in_flight -= 1
                 self._wake()
@@ -187,6 +190,17 @@ class Run:
                     ids = await in_daemon_thread(self._queue.read)
                     await self._work.do(partial(self._queue.take, ids))
         self._wake()
+
+    async def _in_time(self, member: Member) -> Ended | None:
+        """What a member ends with; when the run stops and it takes too long, it is left for the next run."""
+        with anyio.CancelScope() as scope:
+            self._under_way.add(scope)
+            try:
+                return await self._fetched(member)
+            finally:
+                self._under_way.discard(scope)
+        self._queue.put_back(member)
+        return None
 
     async def _fetched(self, member: Member) -> Ended | None:
         """What a member ends with, or `None`: it is tried again later."""
@@ -253,6 +267,9 @@ class Run:
             await self._stop.wait()
             self._coming.cancel()
             self._wake()
+            await anyio.sleep(_DRAIN_SECONDS)
+            for scope in tuple(self._under_way):
+                scope.cancel()
 
     async def _keep_telling(self) -> None:
         """A member with many pages, or a slow rate, ends nothing for a while."""

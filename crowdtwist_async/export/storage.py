@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from crowdtwist_async.errors import OutputMismatchError, StorageError
 
@@ -90,6 +91,24 @@ def write_all(descriptor: int, content: bytes) -> None:
     left = memoryview(content)
     while left:
         left = left[os.write(descriptor, left) :]
+
+
+def write_whole(stream: BinaryIO, content: bytes) -> None:
+    """
+    Write all of it to a standard stream, and wait for whoever reads it.
+
+    Without a buffer (`PYTHONUNBUFFERED`) a write may take a part; and who has the other end of a pipe may
+    have set it not to wait.
+    """
+    with suppress(AttributeError, OSError, ValueError):  # it may be no file; on Windows
+        os.set_blocking(stream.fileno(), True)
+    left = memoryview(content)
+    while left:
+        written = stream.write(left)
+        if written is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        left = left[written:]
+    stream.flush()
 
 
 def make_folder(path: Path) -> None:

@@ -15,7 +15,7 @@ from crowdtwist_async.export.formats import Format, Limits, Writer
 from crowdtwist_async.export.formats.lines import LineWriter, discard_lines
 from crowdtwist_async.export.ledger import Ledger, Mark
 from crowdtwist_async.export.rows import Row
-from crowdtwist_async.export.storage import STANDARD_OUTPUT, storing
+from crowdtwist_async.export.storage import STANDARD_OUTPUT, storing, write_whole
 
 BEGINS = b'{"requested_id":'
 """What every line begins with, and no other file is likely to."""
@@ -59,8 +59,7 @@ class StandardOutput:
     def write(self, rows: Sequence[Row]) -> None:
         """Write a member's lines."""
         with storing(STANDARD_OUTPUT):
-            sys.stdout.buffer.write(encode(rows))
-            sys.stdout.buffer.flush()
+            write_whole(sys.stdout.buffer, encode(rows))
 
     def commit(self, marks: Sequence[Mark]) -> None:
         """Note the members, so that none is fetched twice."""
