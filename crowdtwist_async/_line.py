@@ -124,6 +124,8 @@ class Line:
             self.slots.acquire_nowait()
             return None
         started = self._clock()
+        if (refusal := self._outlasted(progress)) is not None:
+            return refusal
         try:
             with progress.in_line(), self._waits.at_most(progress.left(started)) as waiting:
                 await self.slots.acquire()
@@ -132,11 +134,18 @@ class Line:
         if waiting.cancelled_caught:
             if self._waits.over:
                 return ClientClosedError(_CLOSED)
-            return progress.deadline_passed(_WAITED_FOR_A_SLOT)
+            return self._outlasted(progress) or progress.deadline_passed(_WAITED_FOR_A_SLOT)
         if progress.left(self._clock()) >= self._needed(progress):
             return None
         self.leave()
         return progress.deadline_passed(_WAITED_FOR_A_SLOT, ahead=True)
+
+    def _outlasted(self, progress: Progress[Any]) -> CrowdTwistError | None:
+        """The error of a call whose time the pause of a 429 outlasts."""
+        pause = self.permits.pause()
+        if pause > 0 and pause >= self._left_for_pause(progress):
+            return progress.pause_too_long(_PAUSE_FOR_ALL, pause)
+        return None
 
     def _left_for_pause(self, progress: Progress[Any]) -> float:
         """Seconds within which a pause must end."""
@@ -147,17 +156,18 @@ class Line:
         return self.reply_times[progress.call.endpoint.name].needed(progress.deadline, self._clock())
 
     async def _take_permit(self, progress: Progress[Any]) -> CrowdTwistError | None:
-        started = self._clock()
+        started, origin = self._clock(), progress.call.base.origin
         if progress.left(started) > 0 and self.permits.take_at_once():
             return None
-        pause = self.permits.pause()
-        if progress.left(started) > 0 and pause > 0 and pause >= self._left_for_pause(progress):
-            return progress.pause_too_long(_PAUSE_FOR_ALL, pause)
+        if (refusal := self._outlasted(progress)) is not None:
+            return refusal
         taken = False
         with progress.in_line(), self._waits.at_most(progress.left(started)):
             try:
                 taken = await self.permits.take(
-                    lambda: progress.left(self._clock()), lambda: self._needed(progress)
+                    lambda: progress.left(self._clock()),
+                    lambda: self._needed(progress),
+                    lambda: self.permits.host_pause(origin) > 0,
                 )
             except CrowdTwistError as error:
                 progress.refused = True
@@ -166,17 +176,16 @@ class Line:
                 progress.refused = True
                 return TransportError(f"the request budget raised {type(error).__name__}")
             finally:
-                progress.permit_seconds += self._clock() - started
-        now = self._clock()
-        for stats in progress.stats:
-            stats.permit_seconds += now - started
-        return self._without_permit(progress, now, taken=taken)
+                waited = self._clock() - started
+                for count in (progress, *progress.stats):
+                    count.permit_seconds += waited
+        return self._without_permit(progress, self._clock(), taken=taken)
 
     def _without_permit(self, progress: Progress[Any], now: float, *, taken: bool) -> CrowdTwistError | None:
-        """The error of a call that has waited in vain."""
+        """The error of a call that waited in vain; none, where it has to wait for its host's pause first."""
         if self._waits.over:
             return ClientClosedError(_CLOSED)
-        if taken and progress.left(now) > 0:
+        if progress.left(now) > 0 and (taken or self.permits.host_pause(progress.call.base.origin) > 0):
             return None
         if (pause := self.permits.pause()) > 0:
             return progress.pause_too_long(_PAUSE_FOR_ALL, pause)

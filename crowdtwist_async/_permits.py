@@ -49,6 +49,8 @@ class Permits:
         self._promise = -math.inf
         """When the budget's latest permit may be used, as long as nobody has."""
         self._promised_at = -math.inf
+        self._believed = _BELIEVED
+        """Longer where asking anew only put the permit off."""
         self._host_paused_until: dict[str, float] = {}
 
     def take_at_once(self) -> bool:
@@ -62,7 +64,10 @@ class Permits:
         return self._budget.take_at_once()
 
     async def take(
-        self, left: Callable[[], float] = lambda: math.inf, needed: Callable[[], float] = lambda: 0.0
+        self,
+        left: Callable[[], float] = lambda: math.inf,
+        needed: Callable[[], float] = lambda: 0.0,
+        unwanted: Callable[[], bool] = lambda: False,
     ) -> bool:
         """
         Wait for a permit: first come, first served.
@@ -74,12 +79,13 @@ class Permits:
         Args:
             left: Seconds that the caller has left.
             needed: Of these, seconds without which a permit is of no use.
+            unwanted: Whether it could not be used now, as in its host's pause: calls to others may go first.
 
         Returns:
             Whether it has one; a 429's pause that ends after the caller's time is not begun.
         """
         async with self._gate:
-            while max(self.pause(), 0.0) < left():
+            while max(self.pause(), 0.0) < left() and not unwanted():
                 seconds = max(await self._seconds_to_permit(), self.pause())
                 if seconds > 0 and seconds > (spare := left() - needed()):
                     # The next may have more time; and a loop of calls that are refused at once would spin.
@@ -87,6 +93,8 @@ class Permits:
                     break
                 if seconds > 0:
                     await self._sleep(seconds)
+                if unwanted():
+                    break  # the permit is for who comes next
                 self._promise = -math.inf
                 if self.pause() <= 0:
                     return True
@@ -101,13 +109,17 @@ class Permits:
             ConfigurationError: They are no number: every comparison with it is false, so nothing would wait.
         """
         now = self._clock()
-        is_certain = type(self._budget) is RateBudget or now < self._promised_at + _BELIEVED
+        is_certain = type(self._budget) is RateBudget or now < self._promised_at + self._believed
         if not -_LATE_MOST <= self._promise - now <= (math.inf if is_certain else _AHEAD_MOST):
             seconds = await self._budget.reserve()
             if math.isnan(seconds):
                 raise ConfigurationError(_NOT_A_NUMBER)
             self._promised_at = self._clock()
-            self._promise = self._promised_at + seconds
+            anew = self._promised_at + seconds
+            if now < self._promise <= anew:
+                self._believed *= 2  # there was no reset: what was promised holds
+            else:
+                self._promise = anew
         return max(self._promise - self._clock(), 0.0)
 
     async def heed(self, error: CrowdTwistError, origin: str, longest: float) -> None:

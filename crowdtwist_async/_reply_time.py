@@ -7,6 +7,7 @@ from __future__ import annotations
 _SHARE = 0.125
 """What the latest reply counts for."""
 _DEVIATIONS = 2.0
+_MOST_OF_DEADLINE = 0.8
 _REMEMBERED = 10.0
 """Seconds for which an attempt that its deadline cut shows that there is an overload."""
 
@@ -44,8 +45,8 @@ class ReplyTime:
         """
         Seconds to leave for a reply.
 
-        Half of the deadline at most: whatever was learned, some are served, and what they meet is learned.
+        Never the whole deadline: whatever was learned, some are served, and what they meet is learned.
         """
         if deadline is None or now >= self._overload_until:
             return 0.0
-        return min(self._mean + _DEVIATIONS * self._deviation, deadline / 2)
+        return min(self._mean + _DEVIATIONS * self._deviation, _MOST_OF_DEADLINE * deadline)

@@ -131,7 +131,12 @@ class Sender:
     ) -> T | CrowdTwistError:
         redact = Redactor(self._settings.key, (call.user_id,), self._key_pair)
         while True:
+            sent = progress.attempts
             outcome = await self._in_turn(call, options, progress, redact)
+            if progress.attempts == sent and progress.retry_cost:
+                # It was not sent again.
+                self._quota.give_back(progress.retry_cost)
+                progress.retry_cost = 0
             if not isinstance(outcome, CrowdTwistError) or isinstance(outcome, _ANSWERS):
                 self._quota.give_back(progress.retry_cost)
                 return outcome
@@ -143,8 +148,6 @@ class Sender:
             if delay is None:
                 return outcome
             progress.last_error = outcome
-            for stats in progress.stats:
-                stats.retries += 1
             _log_retry(call, outcome, progress, delay)
             if progress.record is not None:
                 progress.record.retried(outcome, progress.attempts, delay)
@@ -194,6 +197,7 @@ class Sender:
         progress.attempts += 1
         for stats in progress.stats:
             stats.requests += 1
+            stats.retries += progress.attempts > 1
         if progress.record is not None:
             progress.record.sent()
         reply = await self._exchange(request)

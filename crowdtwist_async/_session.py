@@ -93,11 +93,13 @@ class Session:
             return
         self._check_place()
         self._closed = True
-        self._sender.waits.end()
         try:
-            await self._transport.aclose()
+            await self._sender.waits.end()
         finally:
-            self._let_go()
+            try:
+                await self._transport.aclose()
+            finally:
+                self._let_go()
 
     def _let_go(self) -> None:
         """Take back what the process knows of an open client; what is still under way may log its URL."""

@@ -34,7 +34,7 @@ from crowdtwist_async import (
 from crowdtwist_async._config import make_settings
 from crowdtwist_async._permits import Permits
 from crowdtwist_async._progress import RunStats
-from crowdtwist_async._protocol import points_call, rewards_call
+from crowdtwist_async._protocol import Call, points_call, rewards_call
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async._send import Options, Sender
 
@@ -549,6 +549,96 @@ async def test_a_pause_that_comes_while_a_call_waits_for_a_permit_is_told() -> N
     assert (1.0, 99.0) == (error.elapsed, error.retry_after)
 
 
+async def test_the_pause_of_a_host_takes_no_permit_from_calls_to_the_other() -> None:
+    """Those in line for it step aside, with the permit that each would only have thrown away."""
+    sender = make_sender(TimedTransport(OK, REWARDS), make_budget(60, 1))
+    served: list[float] = []
+    watch = Stopwatch()
+
+    async def send(call: Call[Any], deadline: float | None) -> None:
+        await sender.send(call, with_deadline(deadline))
+        served.append(watch.seconds)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(send, POINTS_CALL, None)
+        await anyio.sleep(0.5)
+        await sender._line.permits.heed(failed(503, 30.0), POS, 120.0)
+        for _ in range(10):
+            await anyio.sleep(1.1)
+            await send(REWARDS_CALL, 2.0)
+        assert 11 == len(served)
+        tasks.cancel_scope.cancel()
+
+
+async def test_calls_behind_full_slots_are_refused_in_a_pause_too() -> None:
+    """They would wait for a slot to their deadline, and be told to raise `max_in_flight`."""
+
+    async def hang(_: Request) -> Reply:
+        await anyio.sleep(1000)
+        raise AssertionError  # pragma: no cover
+
+    sender = make_sender(ScriptedTransport(hang), make_budget(math.inf), slots=1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sender.send, POINTS_CALL, Options(2000.0, None, ONCE))
+        await anyio.sleep(1)
+        tasks.start_soon(raised, lambda: sender.send(POINTS_CALL, with_deadline(5.0)))
+        await anyio.sleep(1)
+        await sender._line.permits.heed(limited(100.0), POS, 120.0)
+        error = await raised(lambda: sender.send(POINTS_CALL, with_deadline(5.0)))
+        assert isinstance(error, DeadlineExceededError)
+        assert (0.0, 100.0) == (error.elapsed, error.retry_after)
+        tasks.cancel_scope.cancel()
+
+
+async def test_closing_amid_thousands_of_calls_lets_others_run() -> None:
+    """They are ended some at a time, the first first; all of them, also if the closing is cancelled."""
+    sender = make_sender(TimedTransport(), make_budget(1, 1))
+    await sender.send(POINTS_CALL, with_deadline(None))
+    errors: list[CrowdTwistError] = []
+    turns = 0
+
+    async def call() -> None:
+        errors.append(await raised(lambda: sender.send(POINTS_CALL, with_deadline(None))))
+
+    async def turn() -> None:
+        nonlocal turns
+        while len(errors) < 2_000:
+            turns += 1
+            await checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2_000):
+            tasks.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(turn)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await sender.waits.end()
+    assert {ClientClosedError} == {type(error) for error in errors}
+    assert turns > 1
+
+
+async def test_what_is_not_sent_again_is_no_retry() -> None:
+    """Its pause ends, and no permit comes before its deadline; what the quota took is given back."""
+    sender = make_sender(TimedTransport(status(503), OK), make_budget(1, 1))
+    before = sender._quota.tokens
+    policy = RetryPolicy(initial=0.001)
+    error = await raised(lambda: sender.send(POINTS_CALL, Options(5.0, 5.0, policy)))
+    assert isinstance(error, DeadlineExceededError)
+    assert isinstance(error.last_error, ServerError)
+    assert (1, 0, before) == (sender.stats.requests, sender.stats.retries, sender._quota.tokens)
+
+
+async def test_what_a_cancelled_call_waited_for_a_permit_is_counted() -> None:
+    """Whoever bounds calls from outside sees there that the rate is too low."""
+    sender = make_sender(TimedTransport(), make_budget(1, 1))
+    await sender.send(POINTS_CALL, with_deadline(None))
+    with anyio.move_on_after(2):
+        await sender.send(POINTS_CALL, with_deadline(None))
+    assert 2.0 == sender.stats.permit_seconds
+
+
 async def test_a_pause_that_another_client_met_is_told() -> None:
     """It shares the budget: its calls are refused at once as well, and say why."""
     budget = make_budget()
@@ -655,7 +745,7 @@ async def test_closing_ends_every_wait_at_once(per_minute: float, first: Reply) 
             tasks.start_soon(call)
         await anyio.sleep(0.5)
         sent, taken = len(transport.requests), len(reserved)
-        sender.waits.end()
+        await sender.waits.end()
     assert 1.0 == watch.seconds
     assert (sent, taken) == (len(transport.requests), len(reserved))
     assert {ClientClosedError} == {type(error) for error in errors}
@@ -672,7 +762,7 @@ async def test_closing_ends_the_wait_for_a_pause_to_end() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(sender.sit_out_pause, RunStats())
         await anyio.sleep(0.5)
-        sender.waits.end()
+        await sender.waits.end()
     await sender.sit_out_pause(RunStats())
     assert 0.5 == watch.seconds
 

@@ -337,6 +337,25 @@ async def test_a_redis_that_hangs_is_not_waited_for(
         assert error.reason.endswith("can't be asked: no answer within 0.5 s")
 
 
+async def test_a_redis_that_hangs_is_noticed_by_callers_with_little_time(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gives up before a try is over; what they waited counts together, and the fallback takes over."""
+    async with (
+        RedisBudget(redis_server.url, fallback_per_minute=600) as budget,
+        asked(redis_server) as server,
+    ):
+        await budget.reserve()
+        monkeypatch.setattr(_connection, "_PATIENCE", 0.5)
+        await server.client_pause(600_000)
+        given_up = 0
+        for _ in range(10):
+            with anyio.move_on_after(0.2) as scope:
+                await budget.reserve(2)
+            given_up += scope.cancelled_caught
+        assert 3 == given_up
+
+
 async def test_answers_that_take_too_long_are_of_no_use(
     shared_redis: RedisServer, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -329,6 +329,20 @@ def test_leases_grow_to_a_sixteenth_of_a_second_and_begin_small_after_a_pause() 
     assert 2 == lease.wanted(0.0)
 
 
+@pytest.mark.parametrize(("away", "most"), [(0.0, 10), (0.05, 48), (0.2, 80)], ids=str)
+def test_leases_from_a_server_far_away_are_larger(away: float, most: int) -> None:
+    """
+    While it is asked nobody has a permit; half a second's at most.
+    """
+    lease, size = Lease(60 / RATE), 0
+    for _ in range(10):
+        size = lease.wanted(away)
+        lease.fill(size, 0.0, 0.0, away)
+        while lease.take(away) is not None:
+            pass
+    assert most == size
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from([0, 1, 500, 6_186, 40_000, 900_000, 70_000_000, -2_000_000]),

@@ -430,7 +430,7 @@ async def test_closing_ends_what_waits() -> None:
         for work in (occupy, wait):
             tasks.start_soon(work)
             await anyio.wait_all_tasks_blocked()
-        sender.waits.end()
+        await sender.waits.end()
         with anyio.fail_after(5):
             await waited.wait()
         assert 1 == sender.under_way

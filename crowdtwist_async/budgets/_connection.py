@@ -49,6 +49,8 @@ class Connection:
         self.clock = loop_clock()
         self.gate = anyio.Lock(fast_acquire=True)
         self._pid, self._loop = os.getpid(), anyio.lowlevel.current_token()
+        self._unanswered = 0.0
+        """Seconds that cancelled callers have waited since the last answer."""
         # redis would look up its own version in a file, to tell the server; before 7 it did when imported.
         options: dict[str, Any] = {"driver_info": None} if hasattr(redis, "DriverInfo") else {}
         if address.encrypted:
@@ -76,6 +78,7 @@ class Connection:
 
     async def grant(self, key: str, arguments: list[Any]) -> tuple[int, float] | str:
         """Run the script: permits, and seconds until the first. A text says why it can't be run."""
+        asked = self.clock()
         try:
             with anyio.fail_after(_PATIENCE):
                 granted, wait = await self._script(keys=[key], args=arguments)
@@ -84,7 +87,16 @@ class Connection:
                 # It may be a replica by now, and the name lead elsewhere: the next try connects anew.
                 await self._redis.connection_pool.disconnect()
             return _problem(error)
+        except BaseException:
+            self._unanswered += self.clock() - asked
+            raise
+        self._unanswered = 0.0
         return granted, float(wait) / 1e6
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether callers that gave up have waited together as long as one would."""
+        return self._unanswered >= _PATIENCE
 
     async def aclose(self) -> None:
         """Close it, when nobody asks any more; a cancellation is raised only then."""
@@ -96,6 +108,11 @@ class Connection:
                 # Of the asyncio task itself, which no shield keeps out.
                 await self.aclose()
                 raise
+
+
+def no_answer() -> str:
+    """What is wrong with a Redis that says nothing."""
+    return f"no answer within {_PATIENCE:g} s"
 
 
 def _made(url: Secret, options: dict[str, Any]) -> redis.asyncio.Redis | None:
@@ -125,5 +142,5 @@ def _problem(error: Exception) -> str:
                 return problem
         return f"it answers with an error ({type(error).__name__})"
     if isinstance(error, TimeoutError | NoAnswerError):
-        return f"no answer within {_PATIENCE:g} s"
+        return no_answer()
     return f"no connection ({type(error).__name__})"

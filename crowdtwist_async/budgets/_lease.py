@@ -13,7 +13,8 @@ HORIZON = 0.5
 """Seconds for which permits are leased ahead at most."""
 _SHARE = 1 / 16
 """Seconds of the whole rate in one lease, so that several processes take turns."""
-
+_ROUND_TRIPS = 6
+"""To a server far away, as long as so many of them: while it is asked, nobody has a permit."""
 _MOST = 1_000
 """Permits in one lease at most, however high the rate."""
 
@@ -38,7 +39,7 @@ class Lease:
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._most = min(max(1, int(_SHARE / interval)), _MOST)
+        self._most = self._at_once(_SHARE)
         self._permits: deque[_Permit] = deque()
         self._size = 1
         self._used = 0
@@ -74,6 +75,7 @@ class Lease:
             asked: When it was asked, on the clock of this process.
             answered: When the answer was there.
         """
+        self._most = self._at_once(min(max(_SHARE, _ROUND_TRIPS * (answered - asked)), HORIZON))
         moments = [max(wait + number * self._interval, 0.0) for number in range(granted)]
         self._used, self._dropped, self._last = (
             0,
@@ -82,6 +84,10 @@ class Lease:
         )
         if not self._dropped:
             self._permits = deque(_Permit(asked + moment, answered + moment) for moment in moments)
+
+    def _at_once(self, seconds: float) -> int:
+        """Permits for so many seconds, in one lease."""
+        return min(max(1, int(seconds / self._interval)), _MOST)
 
     def clear(self) -> None:
         """Drop everything, and begin small."""

@@ -24,7 +24,7 @@ from crowdtwist_async._arguments import is_encodable
 from crowdtwist_async._budget import RateBudget
 from crowdtwist_async._secrets import Secret
 from crowdtwist_async.budgets._address import read_address
-from crowdtwist_async.budgets._connection import Connection
+from crowdtwist_async.budgets._connection import Connection, no_answer
 from crowdtwist_async.budgets._lease import HORIZON, LATE, Lease
 from crowdtwist_async.errors import ClientClosedError, ConfigurationError, TransportError
 
@@ -207,7 +207,13 @@ class RedisBudget:
         arguments = [needed, ahead, *[f"{1e6 * seconds:.6f}" for seconds in times]]
         problem = ""
         for _ in range(1 if self._problem else _TRIES):
-            answer = await connection.grant(self.key, arguments)
+            try:
+                answer = await connection.grant(self.key, arguments)
+            except BaseException:
+                # Each caller may have less time than a try takes, and none would learn of a failure.
+                if connection.is_silent:
+                    self._fail(connection, no_answer())
+                raise
             if not isinstance(answer, str):
                 self._work()
                 return answer
