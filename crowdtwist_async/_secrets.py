@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable
+from http.client import responses
 from typing import Any, NoReturn
 from urllib.parse import quote, quote_plus
 
@@ -166,6 +167,11 @@ def _whole(form: str) -> str:
     return rf"(?<![0-9A-Za-z]){re.escape(form)}(?![0-9A-Za-z])" if form.isalnum() else re.escape(form)
 
 
+def _without_reason(status: re.Match[str]) -> str:
+    """The status without what a server of its own mind says behind it."""
+    return status[0] if status[3] == responses.get(int(status[2])) else f'{status[1]}"'
+
+
 class LogRedaction(logging.Filter):
     """
     Masks keys, headers and what follows the client's hosts in the HTTP libraries' records while it is open.
@@ -188,6 +194,8 @@ class LogRedaction(logging.Filter):
     """A header of a reply in httpcore's records: a server may put a user into any, such as `Location`."""
     _REASON = re.compile(rf"(return_value=\({_BYTES}, [0-9]+, ){_BYTES}")
     """What follows the status there."""
+    _STATUS = re.compile(r'("HTTP/[0-9.]+ ([0-9]{3})) ([^"]*)"')
+    """The status in httpx's own, and what follows it."""
     _ANY_BYTES = re.compile(_BYTES)
     """In the records of HTTP/2's headers, which have them packed as well."""
 
@@ -222,6 +230,11 @@ class LogRedaction(logging.Filter):
         elif record.name.startswith("httpcore"):
             masked = self._PAIR.sub(rf"(\1, b'{MASK}')", masked)
             masked = self._REASON.sub(rf"\1b'{MASK}'", masked)
+            if ".failed exception=" in masked:
+                # What was sent instead of HTTP is quoted.
+                masked = self._ANY_BYTES.sub(f"b'{MASK}'", masked)
+        elif record.name.startswith("httpx"):
+            masked = self._STATUS.sub(_without_reason, masked)
         if masked != text:
             record.msg, record.args = masked, ()
         return True

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import date
 from enum import Enum
 from types import TracebackType
@@ -489,8 +489,7 @@ class CrowdTwistClient:
         try:
             call = make()
         except InvalidArgumentError:
-            # A task that goes on calling would let no other run, not even who cancels it.
-            await anyio.lowlevel.checkpoint()
+            await _let_others_run()
             raise
         return await self._send(call)
 
@@ -498,7 +497,7 @@ class CrowdTwistClient:
         try:
             sender = self._session.sender
         except ClientClosedError:
-            await anyio.lowlevel.checkpoint()  # as above
+            await _let_others_run()
             raise
         return await sender.send(call, self._options)
 
@@ -534,6 +533,12 @@ class CrowdTwistClient:
             on_drift=checked_on_drift(on_drift),
             telemetry=lambda: self._session.telemetry,
         )
+
+
+async def _let_others_run() -> None:
+    """A task that goes on calling would let no other run, not even who cancels it."""
+    with suppress(RuntimeError):  # a forked child has no event loop any more
+        await anyio.lowlevel.checkpoint()
 
 
 def _options(timeout: float, deadline: float | None, retry: RetryPolicy) -> Options:

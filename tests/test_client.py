@@ -9,6 +9,7 @@ import copy
 import gc
 import os
 import pickle
+import subprocess
 import sys
 import traceback
 import warnings
@@ -249,6 +250,29 @@ async def test_a_forked_child_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
             child.setattr(os, "getpid", lambda: pid + 1)
             with pytest.raises(ClientClosedError, match="fork"):
                 await client.points_awaiting_fulfillment("7")
+
+
+def test_a_forked_child_that_goes_on_in_the_coroutine_is_refused() -> None:
+    """It has no event loop any more, and the error says what is wrong all the same."""
+    program = """
+import asyncio, os
+from crowdtwist_async import ClientClosedError
+from crowdtwist_async.emulator import Emulator
+
+async def main():
+    async with Emulator(members=1).client() as client:
+        child = os.fork()
+        if not child:
+            try:
+                await client.points_awaiting_fulfillment("10000000")
+            except ClientClosedError as error:
+                os._exit(0 if "fork" in str(error) else 1)
+            os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 @pytest.mark.anyio

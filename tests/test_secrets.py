@@ -350,6 +350,35 @@ def test_a_url_of_the_client_names_no_user(url: str, told: str, caplog: pytest.L
     assert [f'HTTP Request: GET {told} "HTTP/1.1 200 OK"'] == [entry.getMessage() for entry in caplog.records]
 
 
+@pytest.mark.parametrize(
+    ("name", "said", "told"),
+    [
+        ("httpx", 'HTTP Request: GET / "HTTP/1.1 302 alice"', 'HTTP Request: GET / "HTTP/1.1 302"'),
+        (
+            "httpx2",
+            'HTTP Request: GET / "HTTP/1.1 404 Not Found"',
+            'HTTP Request: GET / "HTTP/1.1 404 Not Found"',
+        ),
+        (
+            "httpcore.http11",
+            'receive_response_headers.failed exception=RemoteProtocolError("illegal header line:'
+            " bytearray(b'X-alice: ***')\")",
+            'receive_response_headers.failed exception=RemoteProtocolError("illegal header line:'
+            " bytearray(b'***')\")",
+        ),
+    ],
+    ids=["reason", "usual-reason", "no-http"],
+)
+def test_what_a_server_says_of_its_own_mind_is_masked(
+    redaction: LogRedaction, caplog: pytest.LogCaptureFixture, name: str, said: str, told: str
+) -> None:
+    """It may name a user where no library expects one."""
+    with caplog.at_level(logging.DEBUG, name):
+        logging.getLogger(name).info("%s", said)
+
+    assert [told] == [entry.getMessage() for entry in caplog.records]
+
+
 def test_other_records_stay_as_they_are(redaction: LogRedaction, caplog: pytest.LogCaptureFixture) -> None:
     """A record without the key keeps its arguments, for handlers that read them."""
     caplog.set_level(logging.DEBUG)

@@ -13,11 +13,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 from urllib.parse import quote
 
 import anyio
 import anyio.from_thread
+import anyio.to_thread
 import pytest
 import trustme
 from carriers import Carrier, open_client, over_each, over_our_own
@@ -144,6 +146,51 @@ async def test_what_comes_behind_a_reply_is_not_the_next_one(carrier: Carrier) -
             found = [await client.points_awaiting_fulfillment("7") for _ in range(3)]
         assert [40] * 3 == [points.total_points_awaiting_fulfillment for points in found]
         assert 2 == server.connections
+
+
+@over_our_own
+@pytest.mark.usefixtures("_trusted")
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+async def test_what_comes_on_an_idle_connection_is_not_the_next_reply(
+    carrier: Carrier, served_tls: Callable[..., ssl.SSLContext], encrypted: bool
+) -> None:
+    """Nobody asked for it: whose it is nobody knows."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(POINTS)}\r\n\r\n".encode()
+    late = Event()
+
+    def one_more(exchange: Exchange) -> None:
+        exchange.send(head + POINTS)
+        time.sleep(0.02)
+        exchange.send(head + POINTS.replace(b"40", b"41"))
+        late.set()
+
+    with WireServer(one_more, reply(), tls=served_tls() if encrypted else None) as server:
+        async with open_client(carrier, server.url) as client:
+            found = [await client.points_awaiting_fulfillment("7")]
+            await anyio.to_thread.run_sync(late.wait)
+            await anyio.sleep(0.01)
+            found.append(await client.points_awaiting_fulfillment("7"))
+        assert [40] * 2 == [points.total_points_awaiting_fulfillment for points in found]
+        assert 2 == server.connections
+
+
+@over_our_own
+async def test_what_comes_behind_the_bytes_that_are_read_at_once_is_not_the_next_reply(
+    carrier: Carrier,
+) -> None:
+    """asyncio reads more than httpcore takes: the rest is in no buffer of either."""
+    length = 2**16
+    while len(head := f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode()) + length > 2**16:
+        length -= 1
+    first = head + POINTS.ljust(length)
+    second = f"HTTP/1.1 200 OK\r\nContent-Length: {len(POINTS)}\r\n\r\n".encode() + POINTS.replace(
+        b"40", b"41"
+    )
+    with WireServer(raw(first + second), reply()) as server:
+        async with open_client(carrier, server.url) as client:
+            found = [await client.points_awaiting_fulfillment("7") for _ in range(3)]
+        assert [40] * 3 == [points.total_points_awaiting_fulfillment for points in found]
+        assert (2**16, 2) == (len(first), server.connections)
 
 
 @over_our_own

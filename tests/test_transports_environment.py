@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 import trustme
 from conftest import KEY, leaks
@@ -22,9 +25,44 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from wire import PAGE, WireServer, reply
 
 from crowdtwist_async import CrowdTwistClient
-from crowdtwist_async.transports._environment import no_wire_spans, proxy_for, tls_context
+from crowdtwist_async.transports._environment import MadeOnce, no_wire_spans, proxy_for, tls_context
 
 INSTRUMENTED = {"httpx": "HTTPXClientInstrumentor", "httpx2": "HTTPX2ClientInstrumentor"}
+
+
+@pytest.mark.anyio
+async def test_what_is_made_once_takes_no_thread_of_the_program_s() -> None:
+    """They may all wait for it: handlers in threads that call the client through the event loop."""
+    made: list[int] = []
+    once = MadeOnce(lambda: made.append(1) or 7)
+    program = anyio.to_thread.current_default_thread_limiter()
+    threads, program.total_tokens = program.total_tokens, 1
+    release = Event()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, release.wait)
+            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(10):
+                assert [7, 7] == [await once.get(), await once.get()]
+            release.set()
+    finally:
+        release.set()
+        program.total_tokens = threads
+    assert [1] == made
+
+
+@pytest.mark.anyio
+async def test_what_hangs_while_it_is_made_holds_up_nobody() -> None:
+    """A file may hang: its callers end in time, and who comes when it is there gets it."""
+    release = Event()
+    once = MadeOnce(release.wait)
+    for _ in range(3):
+        with anyio.move_on_after(0.01) as scope:
+            await once.get()
+        assert scope.cancelled_caught
+    release.set()
+    with anyio.fail_after(10):
+        assert await once.get()
 
 
 @pytest.fixture(params=[name for name in INSTRUMENTED if find_spec(name)])

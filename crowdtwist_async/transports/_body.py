@@ -7,6 +7,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 
+import anyio.lowlevel
+
 from crowdtwist_async.errors import (
     ConnectionFailedError,
     CrowdTwistError,
@@ -19,6 +21,9 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 """The decoded bytes of a body at most; a page of 10 rewards has about 8,000."""
 
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
+_STEP_BYTES = 2**16
+_STEPS_AT_ONCE = 50
+"""Chunks, or steps of inflating, after which others run: what has arrived comes without a pause."""
 _MOST_MEMBERS = 1_000
 """A body of endless empty gzip members would block the event loop for 0.5 s a megabyte."""
 
@@ -31,18 +36,19 @@ class BodyReader:
         self._known = encoding in ("identity", "gzip", "x-gzip", "")
         self._inflater = zlib.decompressobj(_GZIP_WBITS) if encoding.endswith("gzip") else None
         self._members = 1
+        self._steps = 0
         self._limit = limit
         self._size = 0
         self._chunks: list[bytes] = []
 
-    def feed(self, chunk: bytes) -> CrowdTwistError | None:
-        """Take one chunk; return why no more should be read, if so."""
+    async def feed(self, chunk: bytes) -> CrowdTwistError | None:
+        """Take one chunk, and let others run now and then; return why no more should be read, if so."""
         if not self._known:
             return DecodeError("the body has a Content-Encoding that was not asked for")
         if self._inflater is None:
-            return self._keep(chunk)
+            return await self._keep(chunk)
         try:
-            return self._inflate(chunk)
+            return await self._inflate(chunk)
         except zlib.error:
             return not_compressed()
 
@@ -52,10 +58,11 @@ class BodyReader:
             return ConnectionFailedError("the gzip body was cut off")
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
-    def _inflate(self, chunk: bytes) -> CrowdTwistError | None:
+    async def _inflate(self, chunk: bytes) -> CrowdTwistError | None:
         while chunk and self._inflater is not None:
             # One byte more than allowed, to tell "full" from "too large".
-            error = self._keep(self._inflater.decompress(chunk, self._limit - self._size + 1))
+            most = min(self._limit - self._size + 1, _STEP_BYTES)
+            error = await self._keep(self._inflater.decompress(chunk, most))
             if error is not None:
                 return error
             if self._inflater.eof:
@@ -69,7 +76,10 @@ class BodyReader:
                 chunk = self._inflater.unconsumed_tail
         return None
 
-    def _keep(self, decoded: bytes) -> CrowdTwistError | None:
+    async def _keep(self, decoded: bytes) -> CrowdTwistError | None:
+        self._steps += 1
+        if self._steps % _STEPS_AT_ONCE == 0:
+            await anyio.lowlevel.checkpoint()
         self._size += len(decoded)
         if self._size > self._limit:
             self._chunks.clear()

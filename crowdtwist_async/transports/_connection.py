@@ -89,7 +89,8 @@ class Connection:
             wire = inner[0] if inner else None
         if wire is None or wire._h11_state.trailing_data[0]:  # noqa: SLF001 - nothing public tells
             return True
-        return _holds_more(wire._network_stream.get_extra_info("ssl_object"))  # noqa: SLF001 - as above
+        stream = wire._network_stream  # noqa: SLF001 - as above
+        return _has_unread(stream) or _holds_more(stream.get_extra_info("ssl_object"))
 
     @property
     def is_usable(self) -> bool:
@@ -111,6 +112,14 @@ class Connection:
     def _note_socket(self) -> None:
         if self._trace is not None:
             self._socket, self._trace = self._trace.socket or self._socket, None
+
+
+def _has_unread(stream: Any) -> bool:
+    """Whether anyio has taken more from asyncio than httpcore asked for, which is 64 KiB at once."""
+    stream = getattr(stream, "_stream", None)
+    while hasattr(stream, "transport_stream"):
+        stream = stream.transport_stream
+    return bool(getattr(getattr(stream, "_protocol", None), "read_queue", None))
 
 
 def _holds_more(tls: ssl.SSLObject | None) -> bool:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -18,6 +18,8 @@ import anyio.to_thread
 
 from crowdtwist_async._config import is_loopback
 from crowdtwist_async.errors import ConfigurationError
+
+T = TypeVar("T")
 
 _SUPPRESS = ("suppress_instrumentation", "suppress_http_instrumentation")
 _UNCHANGED = nullcontext()
@@ -60,23 +62,44 @@ def tls_context() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
+class MadeOnce(Generic[T]):
+    """
+    What takes long to make, made by a thread when it is first wanted.
+
+    The thread is none of the program's own, which may all wait for this. It is left alone where its
+    caller has no time: a file may hang.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: T | None = None
+        self._lock = anyio.Lock()
+        self._threads: anyio.CapacityLimiter | None = None
+
+    async def get(self) -> T:
+        """Make it, or give what was made."""
+        if self._made is None:
+            async with self._lock:
+                self._threads = self._threads or anyio.CapacityLimiter(1)
+                if self._made is None:
+                    self._made = await anyio.to_thread.run_sync(
+                        self._make, abandon_on_cancel=True, limiter=self._threads
+                    )
+        return self._made
+
+
 class Trust:
-    """One context for all connections; reading the certificates takes some 20 ms, so a thread does it."""
+    """One context for all connections; reading the certificates takes some 20 ms."""
 
     def __init__(self) -> None:
-        self._context: ssl.SSLContext | None = None
-        self._lock = anyio.Lock()
+        self._context = MadeOnce(tls_context)
 
     async def of(self, origin: str) -> ssl.SSLContext | ConfigurationError | None:
         """What TLS to an origin trusts, or why there is none; `None` for plain http."""
         if not origin.startswith("https:"):
             return None
         try:
-            async with self._lock:
-                if self._context is None:
-                    # Abandoned: a file that hangs must not hold up a call's deadline.
-                    self._context = await anyio.to_thread.run_sync(tls_context, abandon_on_cancel=True)
-                return self._context
+            return await self._context.get()
         except OSError:
             return ConfigurationError(
                 "the certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read"

@@ -15,6 +15,7 @@ from crowdtwist_async.errors import ConnectionFailedError
 
 # What h11 says of a reply that ends too early; all else that it refuses is malformed.
 _CUT = r"Server disconnected|peer (unexpectedly )?closed connection|.*ConnectionTerminated"
+_NO_HTTP = "what the server sent is no valid HTTP: is it the right host and port?"
 _CUT_BODY = r"received ([0-9]+) bytes, expected ([0-9]+)"
 # Failures that the same server will repeat; anything else in a handshake may be a cut connection.
 _TLS_REFUSALS = ("VERSION", "PROTOCOL", "CIPHER", "HANDSHAKE_FAILURE", "WRONG_VERSION_NUMBER")
@@ -52,7 +53,9 @@ def _unfinished(causes: list[BaseException]) -> str:
             if counted := re.search(_CUT_BODY, text):
                 return f"the connection was closed within the body: {counted[1]} of {counted[2]} bytes came"
             if not re.match(_CUT, text):
-                return "what the server sent is no valid HTTP: is it the right host and port?"
+                return _NO_HTTP
+        if any(kind.__name__ == "BadHttpMessage" for kind in type(cause).__mro__):
+            return _NO_HTTP
     return "the connection was closed before the reply was complete"
 
 

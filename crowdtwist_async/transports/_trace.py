@@ -29,5 +29,5 @@ class PhaseTrace:
             self._request.phase, self.connected = "connect", True
         elif event.endswith("connect_tcp.complete"):
             self.socket = info["return_value"]
-        elif event.endswith("send_request_headers.started"):
+        elif event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
             self._request.phase = "response"

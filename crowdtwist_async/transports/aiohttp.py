@@ -7,6 +7,7 @@ a retry of its own, redirects, cookies, decompressing, reading the environment, 
 
 from __future__ import annotations
 
+import selectors
 import ssl
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -34,6 +35,7 @@ from crowdtwist_async.transports._body import MAX_BODY_BYTES, BodyReader, with_s
 from crowdtwist_async.transports._environment import Trust, no_wire_spans, proxy_for, unusable_proxy
 from crowdtwist_async.transports._faults import connection_error, proxy_refusal
 
+_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _KEEPALIVE_SECONDS = 55.0
 """Below the 60 seconds after which most servers and balancers drop an idle connection."""
 _CLOSE_SECONDS = 0.05
@@ -188,14 +190,30 @@ class _Connector(aiohttp.TCPConnector):
 
     async def connect(self, *args: Any, **named: Any) -> aiohttp.connector.Connection:
         """Take a connection from the pool, or make one."""
-        connection = await super().connect(*args, **named)
         attempt = _ATTEMPT.get()
+        connection = await super().connect(*args, **named)
+        while not attempt.connected and _has_more(connection):
+            connection.close()
+            connection = await super().connect(*args, **named)
         attempt.wire, attempt.request.phase = connection.transport, "response"
         return connection
 
     async def _create_connection(self, *args: Any, **named: Any) -> Any:
         _ATTEMPT.get().connected = True
         return await super()._create_connection(*args, **named)
+
+
+def _has_more(connection: aiohttp.connector.Connection) -> bool:
+    """Whether bytes came while a connection was idle, or its end: they would pass for the next reply."""
+    if connection.protocol is None or connection.protocol.should_close:
+        return True
+    wire = connection.transport
+    number = -1 if wire is None else wire.get_extra_info("socket").fileno()
+    if number < 0:
+        return True
+    with _Selector() as selector:
+        selector.register(number, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 class _BrokenConnection(Exception):  # noqa: N818 - it never leaves this module
@@ -222,7 +240,7 @@ async def _read(response: aiohttp.ClientResponse, max_body_bytes: int) -> Reply 
     reader = BodyReader(headers.get("content-encoding"), max_body_bytes)
     content = response.content
     while not content.at_eof():
-        problem = reader.feed(await content.readany())
+        problem = await reader.feed(await content.readany())
         if problem is not None:
             return with_status(status, headers, problem)
     body = reader.end()

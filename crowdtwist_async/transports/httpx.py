@@ -8,12 +8,11 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
 
 from crowdtwist_async.errors import (
     ConfigurationError,
@@ -29,7 +28,13 @@ from crowdtwist_async.transports._body import (
     too_large,
     with_status,
 )
-from crowdtwist_async.transports._environment import Trust, no_wire_spans, proxy_for, unusable_proxy
+from crowdtwist_async.transports._environment import (
+    MadeOnce,
+    Trust,
+    no_wire_spans,
+    proxy_for,
+    unusable_proxy,
+)
 from crowdtwist_async.transports._faults import connection_error, proxy_refusal
 from crowdtwist_async.transports._trace import CLOSE_SECONDS, KEEPALIVE_SECONDS, PhaseTrace
 
@@ -37,9 +42,6 @@ if TYPE_CHECKING:
     import httpx
 
     from crowdtwist_async.transports._connection import Connection
-
-_FED_AT_ONCE = 100
-"""Chunks of a body after which others run: what has arrived comes without a pause, and 5,000 take 0.1 s."""
 
 
 class HttpxTransport:
@@ -57,8 +59,8 @@ class HttpxTransport:
         self._max_body_bytes = max_body_bytes
         self._idle: dict[str, list[Connection]] = {}
         self._trust = Trust()
-        self._make: Callable[[str, ssl.SSLContext | None], Connection] | None = None
-        self._importing = anyio.Lock()
+        self._connection_class = MadeOnce(_connection_class)
+        self._httpx = MadeOnce(lambda: import_module("httpx"))
         self._closed = False
 
     async def send(self, request: Request, /) -> Reply | CrowdTwistError:
@@ -119,23 +121,21 @@ class HttpxTransport:
         tls = await self._trust.of(origin)
         if isinstance(tls, ConfigurationError):
             return tls
-        async with self._importing:
-            if self._make is None:
-                self._make = await anyio.to_thread.run_sync(_maker, origin)
+        connection_class = await self._connection_class.get()
+        proxy = proxy_for(origin)
+        if proxy is not None:
+            await self._httpx.get()
         try:
-            return self._make(origin, tls)
+            return connection_class(origin, tls, _proxy(proxy, tls))
         except Exception:  # noqa: BLE001 - httpx and urllib refuse a proxy in many ways, and may print it
             return unusable_proxy()
 
 
-def _maker(origin: str) -> Callable[[str, ssl.SSLContext | None], Connection]:
-    """What makes connections: imported with the first, in a thread, as it takes longer than this package."""
+def _connection_class() -> type[Connection]:
+    """With the first connection: importing httpcore takes longer than importing this package."""
     from crowdtwist_async.transports._connection import Connection
 
-    if proxy_for(origin):
-        import httpx  # noqa: F401 - so that `_proxy` need not wait for it on the event loop
-
-    return lambda origin, tls: Connection(origin, tls, _proxy(proxy_for(origin), tls))
+    return Connection
 
 
 async def _close_all(connections: list[Connection]) -> None:
@@ -213,12 +213,8 @@ async def _read(
         return Reply(status, headers, b""), False
     reader = BodyReader(headers.get("content-encoding"), max_body_bytes)
     chunks = aiter(response.stream)
-    fed = 0
     async for chunk in chunks:
-        problem = reader.feed(chunk)
-        fed += 1
-        if fed % _FED_AT_ONCE == 0:
-            await anyio.lowlevel.checkpoint()
+        problem = await reader.feed(chunk)
         if problem is not None:
             await _stop_reading(chunks, close)
             return with_status(status, headers, problem), False
