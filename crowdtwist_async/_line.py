@@ -177,8 +177,9 @@ class Line:
                 return TransportError(f"the request budget raised {type(error).__name__}")
             finally:
                 waited = self._clock() - started
-                for count in (progress, *progress.stats):
-                    count.permit_seconds += waited
+                progress.permit_seconds += waited
+                for stats in progress.stats:
+                    stats.permit_seconds += waited
         return self._without_permit(progress, self._clock(), taken=taken)
 
     def _without_permit(self, progress: Progress[Any], now: float, *, taken: bool) -> CrowdTwistError | None:

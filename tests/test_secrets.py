@@ -361,10 +361,8 @@ def test_a_url_of_the_client_names_no_user(url: str, told: str, caplog: pytest.L
         ),
         (
             "httpcore.http11",
-            'receive_response_headers.failed exception=RemoteProtocolError("illegal header line:'
-            " bytearray(b'X-alice: ***')\")",
-            'receive_response_headers.failed exception=RemoteProtocolError("illegal header line:'
-            " bytearray(b'***')\")",
+            "x.failed exception=RemoteProtocolError(\"illegal header line: bytearray(b'X-alice: ***')\")",
+            "x.failed exception=RemoteProtocolError(\"illegal header line: bytearray(b'***')\")",
         ),
     ],
     ids=["reason", "usual-reason", "no-http"],
