@@ -12,6 +12,7 @@ in that of a host which outlasts the deadline of a call: served later than that,
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -193,7 +194,7 @@ class FanOut(AsyncIterator[Outcome[K, V]]):
         self.in_flight += 1
         try:
             pending: Any = self._call(begun.key)
-            if not isinstance(pending, Pager | Awaitable):
+            if not isinstance(pending, Pager) and not inspect.isawaitable(pending):
                 raise TypeError(f"call must return an awaitable or a Pager, not {type(pending).__name__}")
             value: Any = await (pending.collect() if isinstance(pending, Pager) else pending)
             return Outcome(begun.key, value)

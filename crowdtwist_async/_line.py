@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 
 from crowdtwist_async._budget import Budget
-from crowdtwist_async._permits import Permits
+from crowdtwist_async._permits import Permits, Turn
 from crowdtwist_async._progress import Progress, RunStats
 from crowdtwist_async._reply_time import ReplyTime
 from crowdtwist_async._waits import Waits
@@ -72,11 +72,11 @@ class Line:
                     return ClientClosedError(_CLOSED)
                 if self.permits.host_pause(origin) > 0:
                     continue
-                refusal = await self._take_permit(progress)
-                if refusal is not None:
-                    return await _after_others(refusal)
-                if self.permits.host_pause(origin) > 0:
-                    continue  # its permit is lost: after the pause it would be used beside that time's own
+                turn = await self._take_permit(progress)
+                if isinstance(turn, CrowdTwistError):
+                    return await _after_others(turn)
+                if turn is Turn.ASIDE or self.permits.host_pause(origin) > 0:
+                    continue  # a permit is lost: after the pause it would be used beside that time's own
                 entered = True
                 return None
             finally:
@@ -113,7 +113,7 @@ class Line:
         if not self.permits.has_pause(origin):
             return None
         with progress.in_line(for_host=True), self._waits.at_most(progress.left(self._clock())):
-            if not await self.permits.sit_out_host(origin, lambda: self._left_for_pause(progress)):
+            if not await self.permits.sit_out_host(origin, lambda: self.left_for_pause(progress)):
                 progress.meets_pause()
                 return progress.pause_too_long(_PAUSE_OF_A_HOST, self.permits.host_pause(origin))
         return None
@@ -134,7 +134,7 @@ class Line:
         if waiting.cancelled_caught:
             if self._waits.over:
                 return ClientClosedError(_CLOSED)
-            return self._outlasted(progress) or progress.deadline_passed(_WAITED_FOR_A_SLOT)
+            return progress.deadline_passed(_WAITED_FOR_A_SLOT)
         if progress.left(self._clock()) >= self._needed(progress):
             return None
         self.leave()
@@ -143,11 +143,11 @@ class Line:
     def _outlasted(self, progress: Progress[Any]) -> CrowdTwistError | None:
         """The error of a call whose time the pause of a 429 outlasts."""
         pause = self.permits.pause()
-        if pause > 0 and pause >= self._left_for_pause(progress):
+        if pause > 0 and pause >= self.left_for_pause(progress):
             return progress.pause_too_long(_PAUSE_FOR_ALL, pause)
         return None
 
-    def _left_for_pause(self, progress: Progress[Any]) -> float:
+    def left_for_pause(self, progress: Progress[Any]) -> float:
         """Seconds within which a pause must end."""
         return progress.left(self._clock()) - _LEFT_AFTER_PAUSE * (progress.deadline or 0.0)
 
@@ -155,16 +155,16 @@ class Line:
         """Seconds that a call which was in line must have left."""
         return self.reply_times[progress.call.endpoint.name].needed(progress.deadline, self._clock())
 
-    async def _take_permit(self, progress: Progress[Any]) -> CrowdTwistError | None:
+    async def _take_permit(self, progress: Progress[Any]) -> Turn | CrowdTwistError:
         started, origin = self._clock(), progress.call.base.origin
         if progress.left(started) > 0 and self.permits.take_at_once():
-            return None
+            return Turn.TAKEN
         if (refusal := self._outlasted(progress)) is not None:
             return refusal
-        taken = False
+        turn = Turn.OVER
         with progress.in_line(), self._waits.at_most(progress.left(started)):
             try:
-                taken = await self.permits.take(
+                turn = await self.permits.take(
                     lambda: progress.left(self._clock()),
                     lambda: self._needed(progress),
                     lambda: self.permits.host_pause(origin) > 0,
@@ -180,17 +180,18 @@ class Line:
                 progress.permit_seconds += waited
                 for stats in progress.stats:
                     stats.permit_seconds += waited
-        return self._without_permit(progress, self._clock(), taken=taken)
+        return self._turn_or_refusal(turn, progress)
 
-    def _without_permit(self, progress: Progress[Any], now: float, *, taken: bool) -> CrowdTwistError | None:
-        """The error of a call that waited in vain; none, where it has to wait for its host's pause first."""
+    def _turn_or_refusal(self, turn: Turn, progress: Progress[Any]) -> Turn | CrowdTwistError:
+        """The turn that a call may use, or the error of one that has waited in vain."""
+        left = progress.left(self._clock())
         if self._waits.over:
             return ClientClosedError(_CLOSED)
-        if progress.left(now) > 0 and (taken or self.permits.host_pause(progress.call.base.origin) > 0):
-            return None
+        if turn is not Turn.OVER and left > 0:
+            return turn
         if (pause := self.permits.pause()) > 0:
             return progress.pause_too_long(_PAUSE_FOR_ALL, pause)
-        return progress.deadline_passed(_WAITED_FOR_A_PERMIT, ahead=progress.left(now) > _MOMENT)
+        return progress.deadline_passed(_WAITED_FOR_A_PERMIT, ahead=left > _MOMENT)
 
 
 async def _after_others(refusal: CrowdTwistError) -> CrowdTwistError:

@@ -104,6 +104,8 @@ class PageWalk(Generic[T]):
         self._counts: tuple[int | None, int | None] = (None, None)
         """`total` and `pages` as the walk's first pages said."""
         self._drift_told = False
+        self._read = (0, 0)
+        """The latest page that was read after all before it, and the rows so far."""
         self._total_is_wrong = False
         """Set when more rows came than it says."""
         self._began: float | None = None
@@ -210,6 +212,10 @@ class PageWalk(Generic[T]):
 
     def _seen(self, page: Page[T]) -> Seen:
         seen = Seen.of(page, self.route.call.page_size)
+        if page.number == self._read[0] + 1:
+            self._read = page.number, self._read[1] + len(page)
+        if page.number == self._read[0]:
+            seen = seen._replace(read=self._read[1])
         if seen.rows and seen.total is not None and seen.position > seen.total:
             self._total_is_wrong = True
         return seen._replace(total=None) if self._total_is_wrong else seen

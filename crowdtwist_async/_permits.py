@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from enum import Enum, auto
 
 import anyio
 
@@ -25,14 +26,24 @@ _NOT_A_NUMBER = "the request budget's reserve() returned NaN: it must return sec
 _LATE_MOST = 0.01
 """Seconds for which a permit that somebody gave up is as good as new: a task that slept can be as late."""
 _AHEAD_MOST = 1.0
+"""Seconds ahead for which a permit of another kind of budget is kept however long ago it was asked for."""
 _BELIEVED = 60.0
 """
-Seconds for which a permit further ahead than that is kept: a budget of another kind may be reset, and have
-earlier ones. If each call asked anew, it would put off those of all who share it: nobody would get one for
-as long as calls come.
+Seconds for which one further ahead is kept: the budget may be reset, and have earlier ones. If each call
+asked anew, it would put off those of all who share it: nobody would get one for as long as calls come.
 """
 _HOST_PAUSE_MOST = 30.0
 """Seconds of a 503's `Retry-After` that the other calls to its host wait at most."""
+
+
+class Turn(Enum):
+    """How the wait for a permit ended."""
+
+    TAKEN = auto()
+    ASIDE = auto()
+    """It is not wanted now."""
+    OVER = auto()
+    """There is no time left for it."""
 
 
 class Permits:
@@ -50,7 +61,7 @@ class Permits:
         """When the budget's latest permit may be used, as long as nobody has."""
         self._promised_at = -math.inf
         self._believed = _BELIEVED
-        """Longer where asking anew only put the permit off."""
+        """Longer where asking anew only put the permit off, until one comes soon."""
         self._host_paused_until: dict[str, float] = {}
 
     def take_at_once(self) -> bool:
@@ -68,7 +79,7 @@ class Permits:
         left: Callable[[], float] = lambda: math.inf,
         needed: Callable[[], float] = lambda: 0.0,
         unwanted: Callable[[], bool] = lambda: False,
-    ) -> bool:
+    ) -> Turn:
         """
         Wait for a permit: first come, first served.
 
@@ -82,10 +93,12 @@ class Permits:
             unwanted: Whether it could not be used now, as in its host's pause: calls to others may go first.
 
         Returns:
-            Whether it has one; a 429's pause that ends after the caller's time is not begun.
+            How it ended; a 429's pause that ends after the caller's time is not begun.
         """
         async with self._gate:
-            while max(self.pause(), 0.0) < left() and not unwanted():
+            while max(self.pause(), 0.0) < left():
+                if unwanted():
+                    return Turn.ASIDE
                 seconds = max(await self._seconds_to_permit(), self.pause())
                 if seconds > 0 and seconds > (spare := left() - needed()):
                     # The next may have more time; and a loop of calls that are refused at once would spin.
@@ -94,12 +107,12 @@ class Permits:
                 if seconds > 0:
                     await self._sleep(seconds)
                 if unwanted():
-                    break  # the permit is for who comes next
+                    return Turn.ASIDE  # the permit is for who comes next
                 self._promise = -math.inf
                 if self.pause() <= 0:
-                    return True
+                    return Turn.TAKEN
                 # A 429 came in the meantime: this permit is from before its pause.
-        return False
+        return Turn.OVER
 
     async def _seconds_to_permit(self) -> float:
         """
@@ -120,6 +133,8 @@ class Permits:
                 self._believed *= 2  # there was no reset: what was promised holds
             else:
                 self._promise = anew
+            if anew <= self._promised_at + _AHEAD_MOST:
+                self._believed = _BELIEVED
         return max(self._promise - self._clock(), 0.0)
 
     async def heed(self, error: CrowdTwistError, origin: str, longest: float) -> None:

@@ -23,10 +23,15 @@ class ReplyTime:
     def __init__(self) -> None:
         self._mean = 0.0
         self._deviation = 0.0
+        self._guess = 0.0
+        """Seconds that are assumed after a cut attempt, until a reply says what they take."""
         self._overload_until = 0.0
 
     def note(self, seconds: float) -> None:
         """Take account of a reply."""
+        if self._guess:
+            # What the replies take that were not waited for is known now.
+            self._mean, self._guess = max(self._mean, seconds), 0.0
         stray = seconds - self._mean
         self._mean += _SHARE * stray
         self._deviation += _SHARE * (abs(stray) - self._deviation)
@@ -35,11 +40,11 @@ class ReplyTime:
         """
         Take account of an attempt that its deadline cut after so many seconds, and after a wait in line.
 
-        How long the reply would have taken nobody knows: twice as long is assumed, so that what is
-        believed grows with replies that get slower, none of which would arrive.
+        How long the reply would have taken nobody knows: until the next one, twice as long is assumed, so
+        that what is believed grows with replies that get slower, none of which would arrive.
         """
         self._overload_until = now + _REMEMBERED
-        self.note(max(2 * seconds, self._mean))
+        self._guess = max(2 * seconds, self._guess)
 
     def needed(self, deadline: float | None, now: float) -> float:
         """
@@ -49,4 +54,5 @@ class ReplyTime:
         """
         if deadline is None or now >= self._overload_until:
             return 0.0
-        return min(self._mean + _DEVIATIONS * self._deviation, _MOST_OF_DEADLINE * deadline)
+        learned = max(self._mean + _DEVIATIONS * self._deviation, self._guess)
+        return min(learned, _MOST_OF_DEADLINE * deadline)

@@ -194,7 +194,7 @@ class LogRedaction(logging.Filter):
     """A header of a reply in httpcore's records: a server may put a user into any, such as `Location`."""
     _REASON = re.compile(rf"(return_value=\({_BYTES}, [0-9]+, ){_BYTES}")
     """What follows the status there."""
-    _STATUS = re.compile(r'("HTTP/[0-9.]+ ([0-9]{3})) ([^"]*)"')
+    _STATUS = re.compile(r'("HTTP/[0-9.]+ ([0-9]{3})) (.*)"', re.DOTALL)
     """The status in httpx's own, and what follows it."""
     _ANY_BYTES = re.compile(_BYTES)
     """In the records of HTTP/2's headers, which have them packed as well."""

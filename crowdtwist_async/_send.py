@@ -162,14 +162,14 @@ class Sender:
             progress.uncounted = 1
             return 0.0
         progress.unreadable += isinstance(error, DecodeError)
-        delay = delay_before_retry(
-            error, progress.attempts - progress.uncounted, options.retry, unreadable=progress.unreadable
-        )
+        attempts, policy = progress.attempts - progress.uncounted, options.retry
+        delay = delay_before_retry(error, attempts, policy, unreadable=progress.unreadable)
         if delay is None:
-            explain_no_retry(error, options.retry.max_retry_after, "max_retry_after allows")
+            if error.retryable and attempts < policy.max_attempts:
+                explain_no_retry(error, policy.max_retry_after, "max_retry_after allows")
             return None
-        if delay >= (left := progress.left(self._clock())):
-            explain_no_retry(error, left, "the deadline leaves")
+        if delay >= self._line.left_for_pause(progress):
+            explain_no_retry(error, 0.0, "the deadline leaves")
             return None
         cost = self._quota.take(error)
         if cost is None:

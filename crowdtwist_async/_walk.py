@@ -32,6 +32,8 @@ class Seen(NamedTuple):
     prev_link: int | None
     """The page number in the link to the previous page."""
     page_size: int
+    read: int | None = None
+    """Entries on this page and all before it, if the walk has read them all."""
 
     @classmethod
     def of(cls, page: Page[Any], page_size: int) -> Seen:
@@ -50,6 +52,12 @@ class Seen(NamedTuple):
     def position(self) -> int:
         """Rows up to and including this page."""
         return (self.number - 1) * self.page_size + self.rows
+
+    @property
+    def leads_on(self) -> bool:
+        """Whether the link leads on, and fewer rows were read than there are: the pages are smaller."""
+        is_short = self.read is not None and self.total is not None and self.read < self.total
+        return is_short and self.next_link == self.number + 1
 
     @property
     def more_by_pages(self) -> bool:
@@ -86,7 +94,8 @@ def next_forward(seen: Seen) -> int | None:
     """
     number, link = seen.number, seen.next_link
     # 1. Everything is seen.
-    if seen.pages is not None and number >= seen.pages and seen.position == seen.total:
+    is_last = seen.pages is not None and number >= seen.pages and seen.position == seen.total
+    if is_last and not seen.leads_on:
         return None
     # 2. An empty page.
     if seen.rows == 0:

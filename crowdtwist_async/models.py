@@ -278,7 +278,7 @@ def as_dict(model: AttrsInstance) -> dict[str, Any]:
     Return a model as a dict, and what is nested in it as dicts too; instants stay `datetime`s.
 
     Args:
-        model: A reward, a purchase or points; of a page take its items.
+        model: A reward, a purchase, points, or a page.
     """
     return {name: _as_dict(getattr(model, name)) for name in names_of(type(model))}
 
@@ -292,4 +292,6 @@ def names_of(model: type[AttrsInstance]) -> tuple[str, ...]:
 def _as_dict(value: Any) -> Any:
     if isinstance(value, ExtraData):
         return dict(value)
+    if isinstance(value, tuple):
+        return [_as_dict(entry) for entry in value]
     return as_dict(value) if has(type(value)) else value

@@ -154,12 +154,14 @@ def make_page(
     if kind not in _ENTRIES or any(type(entry) is not kind for entry in entries):
         raise TypeError("a page has purchases or rewards, all of one kind: make_purchase() or make_reward()")
     pages = (number if entries else 0) if pages is None else pages
-    total = max(pages - 1, 0) * _PAGE_SIZE + len(entries) if total is None else total
+    others = max(pages - 1, 0) if 1 <= number <= pages else pages
+    total = others * _PAGE_SIZE + len(entries) if total is None else total
+    before = min(number - 1, pages)
     paging = {
         "total": total,
         "pages": pages,
         "next_page": _link(kind, number + 1) if number < pages else None,
-        "prev_page": _link(kind, number - 1) if number > 1 else None,
+        "prev_page": _link(kind, before) if before >= 1 else None,
     }
     raw = {_ENTRIES[kind]: [as_json(entry) for entry in entries], "paging": paging}
     return Page(items=entries, paging=structure(paging, Paging), number=number, raw=raw)

@@ -21,6 +21,7 @@ from carriers import Carrier, open_client, over_our_own, over_our_own_on_asyncio
 from wire import POINTS, Exchange, WireServer, hang, nothing_left, reply
 
 from crowdtwist_async import CrowdTwistClient, PointsAwaitingFulfillment, RateBudget, RetryPolicy
+from crowdtwist_async._quota import CAPACITY
 
 pytestmark = pytest.mark.anyio
 
@@ -156,7 +157,8 @@ async def test_cancelling_a_call_between_attempts_leaves_nothing_taken(carrier: 
                 with anyio.fail_after(5):
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(client.points_awaiting_fulfillment, "1")
-                        while not client.stats.retries:  # noqa: ASYNC110 - its pause begins then
+                        # Its pause begins when the retry is paid for.
+                        while client._session.sender._quota.tokens == CAPACITY:  # noqa: ASYNC110
                             await anyio.sleep(0.001)
                         tasks.cancel_scope.cancel()
                 assert 1 == len(server.heads)

@@ -612,6 +612,20 @@ def test_a_taken_port_is_told(crowdtwist: Command) -> None:
     )
 
 
+def test_the_emulator_listens_nowhere_by_mistake(crowdtwist: Command) -> None:
+    """An empty host, of a variable that is not set, would be every interface."""
+    assert crowdtwist("emulator", "--host", "").refused(
+        2, "--host is empty, which would be all interfaces: .*"
+    )
+
+
+def test_no_columns_are_as_many_as_are_usual(crowdtwist: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is told would be cropped, and help end in a traceback."""
+    monkeypatch.setenv("COLUMNS", "0")
+    ended = crowdtwist("export", "points", "--emulator", "--members", 2, "-o", "-")
+    assert (0, True) == (ended.code, "points: 2 members" in ended.err)
+
+
 def test_the_emulator_says_how_to_ask_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

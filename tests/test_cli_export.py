@@ -372,6 +372,8 @@ def test_many_ids_that_are_all_unknown_are_told_while_others_are_asked_for(
 
     [first, last] = [line for line in ended.err.splitlines() if "knows none" in line]
     assert first.startswith("crowdtwist: warning: the API knows none of the first 1,000 ids: check --id-type")
+    again = crowdtwist("export", "points", "--emulator", "--ids", ids, "-o", tmp_path / "out.jsonl", *flags)
+    assert 1 == again.err.count("knows none")
     assert last.startswith("crowdtwist: warning: the API knows none of these ids: check --id-type")
     assert (0, bool(flags)) == (ended.code, all("warning" in line for line in ended.err.splitlines()))
 

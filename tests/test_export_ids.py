@@ -24,9 +24,9 @@ import anyio
 import pytest
 
 from crowdtwist_async import ConfigurationError, InvalidArgumentError
+from crowdtwist_async._threads import in_daemon_thread
 from crowdtwist_async.export import IdSource, ids, read_ids
 from crowdtwist_async.export.ids import IdCount, collect_ids
-from crowdtwist_async.export.threads import in_daemon_thread
 
 PATIENCE = 30.0
 MANY = [str(number) for number in range(10_000_000, 10_003_000)]
@@ -191,7 +191,7 @@ def test_a_column_of_csv(given: Given, way: str, text: bytes, expected: list[str
             pytest.param(
                 content,
                 "id",
-                "they are no CSV; look for a quote that is not closed, or that stands inside a cell",
+                "they are no CSV; look for a quote that is not closed, or that stands inside a cell, or for a cell of more than 131,072 characters",
                 id=f"csv-{what}",
             )
             for what, content in {

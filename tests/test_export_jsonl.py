@@ -85,6 +85,21 @@ def test_a_pipe_that_does_not_wait_gets_every_byte(
         assert [300_000] * 2 == [len(json.loads(line)["description"]) for line in got[0].splitlines()]
 
 
+def test_a_stream_that_says_nothing_has_written_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs put objects of their own there; only what is raw says that it would have to wait."""
+    got: list[bytes] = []
+
+    class Silent:
+        def write(self, content: memoryview) -> None:
+            got.append(bytes(content))
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setattr(sys, "stdout", Stdout(Silent()))
+    write("text")
+    assert [b"text"] == got
+
+
 def test_standard_output_gets_a_member_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rows are there before its mark; the ledger is a temporary one, and nothing is closed."""
     raw = io.BytesIO()

@@ -205,6 +205,13 @@ def test_a_model_becomes_a_dict_that_json_takes() -> None:
     assert json.loads(msgspec.json.encode(made))["date_start"] == "2017-03-28T08:00:00Z"
 
 
+def test_a_page_becomes_a_dict_too() -> None:
+    """Its rows are in a list."""
+    purchase = structure(PURCHASE, Purchase)
+    made = as_dict(Page(items=(purchase,), paging=Paging(1, 1), number=1, raw={}))
+    assert ([as_dict(purchase)], 1) == (made["items"], made["paging"]["total"])
+
+
 def test_a_rewards_dates_are_aware() -> None:
     """Unix seconds become instants in UTC."""
     assert datetime(2017, 3, 28, 8, tzinfo=UTC) == structure(REWARD, Reward).date_start

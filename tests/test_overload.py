@@ -169,7 +169,7 @@ class Moody(RateBudget):
 
 @pytest.mark.parametrize(("promise", "asked"), [(3600.0, 2), (64.0, 2), (61.5, 1)], ids=str)
 async def test_a_promise_of_another_budget_is_believed_for_a_minute(promise: float, asked: int) -> None:
-    """Only of a clock in this process it is known that its times come no nearer; a second is waited for."""
+    """Only of a clock in this process it is known that its times come no nearer."""
     budget = Moody(promise)
     sender = Sender(SETTINGS, ScriptedTransport(), budget, 64)
     for _ in range(30):  # of two seconds each
@@ -202,6 +202,20 @@ async def test_replies_that_take_most_of_the_deadline_come_in_an_overload_too() 
     load = Load(Sender(SETTINGS, ScriptedTransport(answer), make_budget(600), 64))
     await load.come(20, 60, Options(5.0, 2.0, RetryPolicy(max_attempts=1)))
     assert load.succeeded >= 0.8 * 10 * 60
+
+
+def test_an_attempt_that_was_cut_teaches_until_the_next_reply() -> None:
+    """How long it would have taken nobody knows: a call with much time must not spoil those with little."""
+    times = ReplyTime()
+    times.note(0.05)
+    times.note_cut(0.0, 25.0)
+    assert (1.6, 48.0) == (times.needed(2.0, 1.0), times.needed(60.0, 1.0))
+    times.note(0.05)
+    assert times.needed(2.0, 1.0) < 0.1
+    times.note_cut(0.0, 0.2)
+    assert 0.4 == times.needed(2.0, 1.0)
+    times.note(0.3)
+    assert 0.3 <= times.needed(2.0, 1.0) < 0.5
 
 
 async def test_more_clients_than_permits_a_minute_use_them_all() -> None:
@@ -242,7 +256,7 @@ async def test_replies_that_get_slower_in_an_overload_still_come() -> None:
 
 
 def test_what_replies_need() -> None:
-    """Their smoothed mean and twice what they stray from it, in an overload; of a deadline the half at most."""
+    """Their smoothed mean and twice what they stray from it, in an overload; four fifths of a deadline at most."""
     times = ReplyTime()
     for _ in range(200):
         times.note(0.3)

@@ -32,7 +32,7 @@ from crowdtwist_async import (
     TransportError,
 )
 from crowdtwist_async._config import make_settings
-from crowdtwist_async._permits import Permits
+from crowdtwist_async._permits import Permits, Turn
 from crowdtwist_async._progress import RunStats
 from crowdtwist_async._protocol import Call, points_call, rewards_call
 from crowdtwist_async._secrets import Secret
@@ -591,20 +591,20 @@ async def test_calls_behind_full_slots_are_refused_in_a_pause_too() -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_closing_amid_thousands_of_calls_lets_others_run() -> None:
+@pytest.mark.parametrize("cancelled", [False, True], ids=["whole", "cancelled"])
+async def test_closing_amid_thousands_of_calls_lets_others_run(cancelled: bool) -> None:
     """They are ended some at a time, the first first; all of them, also if the closing is cancelled."""
     sender = make_sender(TimedTransport(), make_budget(1, 1))
     await sender.send(POINTS_CALL, with_deadline(None))
     errors: list[CrowdTwistError] = []
-    turns = 0
+    turns: list[int] = []
 
     async def call() -> None:
         errors.append(await raised(lambda: sender.send(POINTS_CALL, with_deadline(None))))
 
     async def turn() -> None:
-        nonlocal turns
         while len(errors) < 2_000:
-            turns += 1
+            turns.append(len(errors))
             await checkpoint()
 
     async with anyio.create_task_group() as tasks:
@@ -613,10 +613,12 @@ async def test_closing_amid_thousands_of_calls_lets_others_run() -> None:
         await anyio.wait_all_tasks_blocked()
         tasks.start_soon(turn)
         with anyio.CancelScope() as scope:
-            scope.cancel()
+            if cancelled:
+                scope.cancel()
+            before = len(turns)
             await sender.waits.end()
-    assert {ClientClosedError} == {type(error) for error in errors}
-    assert turns > 1
+            assert cancelled or len(turns) - before >= 10
+    assert [ClientClosedError] * 2_000 == [type(error) for error in errors]
 
 
 async def test_what_is_not_sent_again_is_no_retry() -> None:
@@ -637,6 +639,38 @@ async def test_what_a_cancelled_call_waited_for_a_permit_is_counted() -> None:
     with anyio.move_on_after(2):
         await sender.send(POINTS_CALL, with_deadline(None))
     assert 2.0 == sender.stats.permit_seconds
+
+
+@pytest.mark.parametrize("ends_before", [2, 3], ids=["at-the-next-look", "later"])
+async def test_a_call_that_steps_aside_takes_a_permit_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, ends_before: int
+) -> None:
+    """Its host's pause may end as it does so: it is sent with a permit of its own, and not refused."""
+    budget = make_budget(60, 1)
+    sender = make_sender(TimedTransport(), budget)
+    await sender.send(POINTS_CALL, with_deadline(None))
+    permits, looks = sender._line.permits, 0
+
+    def host_pause(_: str) -> float:
+        nonlocal looks
+        looks += 1
+        return 1.0 if 1 < looks < 1 + ends_before else -1.0
+
+    monkeypatch.setattr(permits, "host_pause", host_pause)
+    watch = Stopwatch()
+    await sender.send(POINTS_CALL, with_deadline(30.0))
+    assert 1.0 <= watch.seconds
+    assert 1.0 == await budget.reserve()
+
+
+async def test_a_pause_that_ends_with_the_deadline_is_not_begun_by_who_is_asked_for_it() -> None:
+    """What is left then is too little for another attempt: the real error is raised at once."""
+    transport = TimedTransport(status(503, retry_after="1"), OK)
+    error = await raised(
+        lambda: make_sender(transport).send(POINTS_CALL, Options(5.0, 1.04, RetryPolicy(initial=0)))
+    )
+    assert (ServerError, [0.0]) == (type(error), transport.moments)
+    assert "Retry-After asks for 1 s, more than the deadline leaves" in error.reason
 
 
 async def test_a_pause_that_another_client_met_is_told() -> None:
@@ -882,7 +916,7 @@ async def test_a_pause_that_outlasts_the_caller_is_not_waited_for() -> None:
     permits = make_permits()
     watch = Stopwatch()
     await permits.heed(limited(5.0), POS, 120.0)
-    assert False is await permits.take(lambda: 5.0)
+    assert Turn.OVER is await permits.take(lambda: 5.0)
     assert 0.0 == watch.seconds
 
     async def prolong() -> None:
@@ -891,9 +925,9 @@ async def test_a_pause_that_outlasts_the_caller_is_not_waited_for() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(prolong)
-        assert False is await permits.take(lambda: 16.0)
+        assert Turn.OVER is await permits.take(lambda: 16.0)
     assert 5.0 == watch.seconds
-    assert True is await permits.take(lambda: 16.5)
+    assert Turn.TAKEN is await permits.take(lambda: 16.5)
 
 
 async def test_a_line_that_is_cancelled_and_served_keeps_its_order() -> None:

@@ -508,6 +508,27 @@ async def test_an_empty_page_is_no_reason_to_ask_for_others() -> None:
 
 
 @on_both_loops
+@pytest.mark.parametrize("ahead", [1, 4])
+async def test_smaller_pages_than_were_asked_for_lose_no_row(ahead: int) -> None:
+    """Though `pages` is reckoned from full ones: a link that leads on is followed while rows are missing."""
+    rows = list(range(5 * SIZE))
+    half = SIZE // 2
+    server = Pages(
+        lambda number: body(
+            rows[(number - 1) * half : number * half],
+            total=len(rows),
+            pages=5,
+            next_page=link(number + 1 if number * half < len(rows) else None),
+        )
+    )
+    async with server.client() as client:
+        found = await server.walk(client).collect(prefetch=ahead)
+
+    assert rows == [row_of(item) for item in found]
+    assert -(-len(rows) // half) == len(set(server.asked))
+
+
+@on_both_loops
 async def test_without_counts_nothing_is_asked_ahead() -> None:
     """Only links tell of a next page, so each is asked for when it is wanted."""
     server = Pages(lambda number: body([number], next_page=link(2 if number == 1 else None)))

@@ -354,6 +354,7 @@ def test_a_url_of_the_client_names_no_user(url: str, told: str, caplog: pytest.L
     ("name", "said", "told"),
     [
         ("httpx", 'HTTP Request: GET / "HTTP/1.1 302 alice"', 'HTTP Request: GET / "HTTP/1.1 302"'),
+        ("httpx", 'HTTP Request: GET / "HTTP/1.1 302 "alice""', 'HTTP Request: GET / "HTTP/1.1 302"'),
         (
             "httpx2",
             'HTTP Request: GET / "HTTP/1.1 404 Not Found"',
@@ -365,7 +366,7 @@ def test_a_url_of_the_client_names_no_user(url: str, told: str, caplog: pytest.L
             "x.failed exception=RemoteProtocolError(\"illegal header line: bytearray(b'***')\")",
         ),
     ],
-    ids=["reason", "usual-reason", "no-http"],
+    ids=["reason", "quoted-reason", "usual-reason", "no-http"],
 )
 def test_what_a_server_says_of_its_own_mind_is_masked(
     redaction: LogRedaction, caplog: pytest.LogCaptureFixture, name: str, said: str, told: str

@@ -119,6 +119,7 @@ def test_json_is_written_as_the_api_writes_it(made: Any, written: dict[str, Any]
         pytest.param(make_page(), 0, 0, (False, False), id="empty"),
         pytest.param(make_page([make_purchase()]), 1, 1, (False, False), id="only"),
         pytest.param(make_page([make_reward()], number=3), 21, 3, (False, True), id="last"),
+        pytest.param(make_page(number=9, pages=2), 20, 2, (False, True), id="beyond"),
         pytest.param(make_page([make_reward()] * 10, pages=3), 30, 3, (True, False), id="first"),
         pytest.param(
             make_page([make_reward()], number=2, pages=3, total=12), 12, 3, (True, True), id="given"

@@ -54,16 +54,48 @@ async def test_what_is_made_once_takes_no_thread_of_the_program_s() -> None:
 
 @pytest.mark.anyio
 async def test_what_hangs_while_it_is_made_holds_up_nobody() -> None:
-    """A file may hang: its callers end in time, and who comes when it is there gets it."""
-    release = Event()
-    once = MadeOnce(release.wait)
-    for _ in range(3):
+    """A file may hang: its callers end in time, one thread goes on, and who comes then gets it."""
+    release, begun = Event(), list[int]()
+
+    def make() -> int:
+        begun.append(1)
+        release.wait()
+        return len(begun)
+
+    once = MadeOnce(make)
+    for _ in range(20):
         with anyio.move_on_after(0.01) as scope:
             await once.get()
         assert scope.cancelled_caught
     release.set()
     with anyio.fail_after(10):
-        assert await once.get()
+        assert 1 == await once.get()
+
+
+@pytest.mark.anyio
+async def test_what_could_not_be_made_is_made_anew() -> None:
+    """Somebody may put it right; all that waited for it are told."""
+    outcomes: list[int | None] = [None, 5]
+
+    def make() -> int:
+        outcome = outcomes.pop(0)
+        if outcome is None:
+            raise OSError
+        return outcome
+
+    once, told = MadeOnce(make), list[int]()
+
+    async def get() -> None:
+        try:
+            await once.get()
+        except OSError:
+            told.append(1)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(get)
+    assert [1] * 3 == told
+    assert [5, 5] == [await once.get(), await once.get()]
 
 
 @pytest.fixture(params=[name for name in INSTRUMENTED if find_spec(name)])

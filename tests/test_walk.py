@@ -34,6 +34,18 @@ def seen(number: int, rows: int = 10, **shown: Any) -> Seen:
     return Seen(number=number, rows=rows, **{**unknown, **shown})
 
 
+@pytest.mark.parametrize(
+    ("read", "link", "following"),
+    [(15, 4, 4), (25, 4, None), (15, None, None), (None, 4, None)],
+    ids=["smaller-pages", "all-read", "no-link", "begun-later"],
+)
+def test_a_link_leads_on_where_fewer_rows_were_read_than_there_are(
+    read: int | None, link: int | None, following: int | None
+) -> None:
+    """The pages are smaller than was asked for, and `pages` is low: neither loses rows alone."""
+    assert following == next_forward(seen(3, 5, total=25, pages=3, next_link=link, read=read))
+
+
 def test_of_reads_numbers_out_of_links() -> None:
     """A page is reduced to its numbers; of a link only the page number is left."""
     paging = Paging(

@@ -29,7 +29,7 @@ from crowdtwist_async.errors import ClientClosedError, ConfigurationError
 _PATIENCE = 0.5
 """Seconds for one try to ask, connecting included."""
 
-_ANSWERS = {
+_PROBLEMS = {
     "WRONGTYPE": "the key holds something else: name another",
     "DB index": "it has no database of that number",
 }
@@ -84,6 +84,7 @@ class Connection:
                 granted, wait = await self._script(keys=[key], args=arguments)
         except (RedisError, OSError) as error:
             if isinstance(error, ResponseError):
+                self._unanswered = 0.0
                 # It may be a replica by now, and the name lead elsewhere: the next try connects anew.
                 await self._redis.connection_pool.disconnect()
             return _problem(error)
@@ -93,10 +94,12 @@ class Connection:
         self._unanswered = 0.0
         return granted, float(wait) / 1e6
 
-    @property
     def is_silent(self) -> bool:
-        """Whether callers that gave up have waited together as long as one would."""
-        return self._unanswered >= _PATIENCE
+        """Whether callers that gave up have waited together as long as one would; they begin anew then."""
+        if self._unanswered < _PATIENCE:
+            return False
+        self._unanswered = 0.0
+        return True
 
     async def aclose(self) -> None:
         """Close it, when nobody asks any more; a cancellation is raised only then."""
@@ -137,7 +140,7 @@ def _problem(error: Exception) -> str:
     if isinstance(error, NoPermissionError):
         return "its user may not run the script"
     if isinstance(error, ResponseError):
-        for said, problem in _ANSWERS.items():
+        for said, problem in _PROBLEMS.items():
             if said in str(error):
                 return problem
         return f"it answers with an error ({type(error).__name__})"

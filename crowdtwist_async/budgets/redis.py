@@ -8,7 +8,7 @@ go wrong is bounded like this, `_lease.py` and `_script.py` having the rest:
    60.5 at most, and the burst.
 2. Moments count from the arrival of an answer, so no permit is used early; when Redis was asked tells how
    late it is at most. No clock of this machine is compared with one of the server.
-3. A process that dies takes a sixteenth of a second of the rate with it.
+3. A process that dies takes a sixteenth of a second of the rate with it, or half a second far from Redis.
 4. Others hear of a pause when they next ask, so within half a second; every request for permits repeats the
    pause that its process knows of, in case Redis has lost it.
 """
@@ -211,7 +211,7 @@ class RedisBudget:
                 answer = await connection.grant(self.key, arguments)
             except BaseException:
                 # Each caller may have less time than a try takes, and none would learn of a failure.
-                if connection.is_silent:
+                if connection.is_silent():
                     self._fail(connection, no_answer())
                 raise
             if not isinstance(answer, str):

@@ -8,6 +8,7 @@ Exit codes: 0 complete, 1 failed, 2 usage or settings, 3 complete with failed me
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,11 @@ from crowdtwist_async.errors import (
 COMPLETE, FAILED, USAGE, COMPLETE_WITH_FAILURES, AUTHENTICATION = 0, 1, 2, 3, 4
 STOPPED, INTERRUPTED = 75, 130
 
-_ARGUMENT = r"(?<![\w-])(per_minute|concurrency|date_start|date_end|max_items|pages_per_member)(?!\w)"
+_ARGUMENT = (
+    r"^(per_minute|concurrency|date_start|date_end|max_items|pages_per_member)(?= )"
+    r"|(?<=^date_end is before )date_start|(?<=^a shard of purchases needs )date_end"
+)
+"""The arguments that a sentence of ours names; elsewhere it may repeat what was typed."""
 _NO_KEY = "api_key is missing: give it, or set"
 _NO_LOG = logging.NullHandler()
 """Without a handler, each retry would be a line on standard error, `--quiet` or not."""
@@ -38,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     logging.getLogger("crowdtwist_async").addHandler(_NO_LOG)
+    if not os.environ.get("COLUMNS", "").strip("0"):
+        os.environ.pop("COLUMNS", None)  # rich would crop all that is told to no column
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:

@@ -103,10 +103,11 @@ class ProgressDisplay:
     def show(self, report: ExportReport) -> None:
         """Take a report that fills."""
         self.report = report
-        if not self._warned and report.not_found == report.done >= _MANY:
+        is_running = report.status == "running"
+        if is_running and not self._warned and report.not_found == report.done >= _MANY:
             self._warned = True
             self.warn(f"warning: the API knows none of the first {_MANY:,} ids: {CHECK_IDS}; Ctrl-C stops")
-        if not self.has_begun and report.status == "running":
+        if is_running and not self.has_begun:
             self.has_begun = True
             self._footer.is_shown = self._console.is_terminal
             self.say(f"{title_of(report)}: {plan_of(report)}.")

@@ -26,6 +26,8 @@ def serve_emulator(emulator: Emulator, host: str, port: int) -> int:
             flush=True,
         )
 
+    if not host.strip():
+        raise ConfigurationError("--host is empty, which would be all interfaces: leave it out, or name one")
     if not 0 <= port <= _LAST_PORT:
         raise ConfigurationError(f"--port must be from 0 to {_LAST_PORT}; 0 takes a free one")
     # uvicorn would be an eighth of every other command's start.

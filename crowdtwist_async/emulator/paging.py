@@ -36,7 +36,7 @@ class Window:
     def next_page(self) -> int | None:
         """The page after this one; page 1, if this one is 0 or below."""
         following = max(self.number, 0) + 1
-        return following if following <= self.pages else None
+        return following if following <= self.pages or self.number <= 0 else None
 
     @property
     def prev_page(self) -> int | None:

@@ -20,6 +20,7 @@ from attrs import evolve
 
 from crowdtwist_async._arguments import checked_flag
 from crowdtwist_async._config import checked_positive
+from crowdtwist_async._threads import in_daemon_thread
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import ConfigurationError
 from crowdtwist_async.export.ids import IdCount, IdSource, collect_ids
@@ -32,7 +33,6 @@ from crowdtwist_async.export.shard import Shard
 from crowdtwist_async.export.source import EndpointName, Source
 from crowdtwist_async.export.store import FileWork
 from crowdtwist_async.export.target import Target
-from crowdtwist_async.export.threads import in_daemon_thread
 from crowdtwist_async.models import IdType, IdTypeText
 
 _DATE_END = "date_end_pinned"
@@ -88,7 +88,7 @@ async def export(
         max_outage: Seconds that an API which does not answer is waited for.
         disarm_formulas: CSV: put an apostrophe before texts that spreadsheets would calculate.
         progress: Called, on the event loop, with the same report as it fills.
-        stop: Set it to end the run early: members under way are finished and committed.
+        stop: Set it to end the run early: members under way are finished and committed, for five seconds.
 
     Raises:
         InvalidArgumentError: An argument can't work for any member.

@@ -24,10 +24,10 @@ from typing import IO, Any, NamedTuple, cast
 
 import anyio.to_thread
 
+from crowdtwist_async._threads import in_daemon_thread
 from crowdtwist_async.errors import ConfigurationError, InvalidArgumentError
 from crowdtwist_async.export.aside import AT_ONCE, Aside, Kept, chunked, encoded
 from crowdtwist_async.export.shard import Shard
-from crowdtwist_async.export.threads import in_daemon_thread
 
 _GZIP = b"\x1f"
 """The first byte; the second may come later through a pipe. As text it is white space."""
@@ -214,7 +214,10 @@ def _told(place: str) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile):
         problem = "the gzip data is damaged or cut short; pack or copy them again"
     except csv.Error:
-        problem = "they are no CSV; look for a quote that is not closed, or that stands inside a cell"
+        problem = (
+            "they are no CSV; look for a quote that is not closed, or that stands inside a cell, or for a"
+            f" cell of more than {csv.field_size_limit():,} characters"
+        )
     except OSError as error:
         problem = f"{error.strerror}; give a file that can"
     else:

@@ -13,6 +13,7 @@ from attrs import frozen
 
 from crowdtwist_async._progress import METER, RunStats
 from crowdtwist_async._retry import RetryPolicy
+from crowdtwist_async._threads import in_daemon_thread
 from crowdtwist_async.client import CrowdTwistClient
 from crowdtwist_async.errors import (
     AuthenticationError,
@@ -29,7 +30,6 @@ from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.source import Member, Source
 from crowdtwist_async.export.store import Ended, FileWork, Store
 from crowdtwist_async.export.target import Target
-from crowdtwist_async.export.threads import in_daemon_thread
 
 _FATAL = (AuthenticationError, ClientClosedError, ConfigurationError)
 _NOT_CONFIGURED = "not_configured"

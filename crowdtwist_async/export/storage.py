@@ -5,6 +5,7 @@ Files that hold members' data: private, synced to the disk, and errors that say 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sqlite3
 import stat
@@ -105,9 +106,9 @@ def write_whole(stream: BinaryIO, content: bytes) -> None:
     left = memoryview(content)
     while left:
         written = stream.write(left)
-        if written is None:
+        if written is None and isinstance(stream, io.RawIOBase):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        left = left[written:]
+        left = left[len(left) if written is None else written :]
     stream.flush()
 
 

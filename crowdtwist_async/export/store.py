@@ -15,13 +15,13 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from crowdtwist_async._threads import in_daemon_thread
 from crowdtwist_async.errors import CrowdTwistError
 from crowdtwist_async.export.formats import Writer
 from crowdtwist_async.export.ledger import Mark
 from crowdtwist_async.export.report import ExportReport
 from crowdtwist_async.export.rows import Row, iso
 from crowdtwist_async.export.source import Member
-from crowdtwist_async.export.threads import in_daemon_thread
 
 T = TypeVar("T")
 

@@ -13,10 +13,8 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import anyio
-import anyio.to_thread
-
 from crowdtwist_async._config import is_loopback
+from crowdtwist_async._threads import ThreadedCall
 from crowdtwist_async.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -64,28 +62,25 @@ def tls_context() -> ssl.SSLContext:
 
 class MadeOnce(Generic[T]):
     """
-    What takes long to make, made by a thread when it is first wanted.
+    What takes long to make, made by one thread when it is first wanted.
 
-    The thread is none of the program's own, which may all wait for this. It is left alone where its
-    caller has no time: a file may hang.
+    The thread is none of the program's own, which may all wait for this. It goes on when its callers
+    give up: a file may hang. After a failure it is made anew.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._made: T | None = None
-        self._lock = anyio.Lock()
-        self._threads: anyio.CapacityLimiter | None = None
+        self._making: ThreadedCall[T] | None = None
 
     async def get(self) -> T:
         """Make it, or give what was made."""
-        if self._made is None:
-            async with self._lock:
-                self._threads = self._threads or anyio.CapacityLimiter(1)
-                if self._made is None:
-                    self._made = await anyio.to_thread.run_sync(
-                        self._make, abandon_on_cancel=True, limiter=self._threads
-                    )
-        return self._made
+        making = self._making = self._making or ThreadedCall(self._make)
+        try:
+            return await making.result()
+        except Exception:
+            if self._making is making:
+                self._making = None
+            raise
 
 
 class Trust:

@@ -7,7 +7,7 @@ a retry of its own, redirects, cookies, decompressing, reading the environment, 
 
 from __future__ import annotations
 
-import selectors
+import select
 import ssl
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -35,7 +35,6 @@ from crowdtwist_async.transports._body import MAX_BODY_BYTES, BodyReader, with_s
 from crowdtwist_async.transports._environment import Trust, no_wire_spans, proxy_for, unusable_proxy
 from crowdtwist_async.transports._faults import connection_error, proxy_refusal
 
-_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _KEEPALIVE_SECONDS = 55.0
 """Below the 60 seconds after which most servers and balancers drop an idle connection."""
 _CLOSE_SECONDS = 0.05
@@ -193,7 +192,10 @@ class _Connector(aiohttp.TCPConnector):
         attempt = _ATTEMPT.get()
         connection = await super().connect(*args, **named)
         while not attempt.connected and _has_more(connection):
+            wire = connection.transport
             connection.close()
+            if wire is not None:
+                wire.abort()  # as in `_leave`
             connection = await super().connect(*args, **named)
         attempt.wire, attempt.request.phase = connection.transport, "response"
         return connection
@@ -208,12 +210,18 @@ def _has_more(connection: aiohttp.connector.Connection) -> bool:
     if connection.protocol is None or connection.protocol.should_close:
         return True
     wire = connection.transport
-    number = -1 if wire is None else wire.get_extra_info("socket").fileno()
+    socket = None if wire is None else wire.get_extra_info("socket")
+    return socket is None or _is_readable(socket.fileno())
+
+
+def _is_readable(number: int) -> bool:
     if number < 0:
         return True
-    with _Selector() as selector:
-        selector.register(number, selectors.EVENT_READ)
-        return bool(selector.select(0))
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(number, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([number], [], [], 0)[0])  # on Windows
 
 
 class _BrokenConnection(Exception):  # noqa: N818 - it never leaves this module

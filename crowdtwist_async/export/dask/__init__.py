@@ -22,6 +22,7 @@ from anyio.to_thread import run_sync as to_thread
 
 from crowdtwist_async._budget import RateBudget
 from crowdtwist_async._config import checked_positive
+from crowdtwist_async._threads import in_daemon_thread
 from crowdtwist_async.errors import ConfigurationError, CrowdTwistError, OutputLockedError
 from crowdtwist_async.export.dask import worker
 from crowdtwist_async.export.dask.cluster import Spread, check_workers, cluster_at, spread_over
@@ -42,7 +43,6 @@ from crowdtwist_async.export.shard import (
 from crowdtwist_async.export.source import EndpointName, Source
 from crowdtwist_async.export.storage import storing
 from crowdtwist_async.export.target import Target, has_content
-from crowdtwist_async.export.threads import in_daemon_thread
 from crowdtwist_async.models import IdType, IdTypeText
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ async def export_on_dask(
         disarm_formulas: CSV: put an apostrophe before texts that spreadsheets would calculate.
         progress: Called, on the event loop, with the sum of the shards' reports as it grows.
         announce: Called with a sentence that says how the run is spread.
-        stop: Set it to end the run early: members under way are finished and committed.
+        stop: Set it to end the run early: members under way are finished and committed, for five seconds.
 
     Returns:
         The sum of the shards' reports.

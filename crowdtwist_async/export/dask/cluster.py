@@ -19,12 +19,12 @@ from anyio.lowlevel import checkpoint_if_cancelled, current_token
 from anyio.to_thread import run_sync as to_thread
 from attrs import frozen
 
+from crowdtwist_async._threads import wait_to_its_end
 from crowdtwist_async.errors import ConfigurationError, ExportError
 from crowdtwist_async.export.dask import worker
 from crowdtwist_async.export.plan import counted
 from crowdtwist_async.export.shard import Shard, check_split, shards_at
 from crowdtwist_async.export.storage import remove_file, storing
-from crowdtwist_async.export.threads import wait_to_its_end
 
 LOCAL = "local"
 _LOCAL_WORKERS = (2, 4)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 from anyio.lowlevel import current_token
@@ -26,28 +26,38 @@ async def in_daemon_thread(call: Callable[[], T], *, to_its_end: bool = False) -
         call: What to do.
         to_its_end: Whether a cancellation is raised only when the call is made.
     """
-    done = anyio.Event()
-    results: list[T] = []
-    failures: list[BaseException] = []
-    call_soon = _caller()
-    context = copy_context()
-
-    def work() -> None:
-        try:
-            results.append(context.run(call))
-        except BaseException as error:  # noqa: BLE001 - raised below
-            failures.append(error)
-        with suppress(RuntimeError):  # the event loop has ended, and nobody waits
-            call_soon(done.set)
-
-    Thread(target=work, daemon=True).start()
+    made = ThreadedCall(call)
     if to_its_end:
-        await wait_to_its_end(done)
-    else:
-        await done.wait()
-    if failures:
-        raise failures[0]
-    return results[0]
+        await wait_to_its_end(made.done)
+    return await made.result()
+
+
+class ThreadedCall(Generic[T]):
+    """A call that a thread of its own makes; any number of tasks of this event loop may wait for it."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self.done = anyio.Event()
+        self._results: list[T] = []
+        self._failures: list[BaseException] = []
+        call_soon = _caller()
+        context = copy_context()
+
+        def work() -> None:
+            try:
+                self._results.append(context.run(call))
+            except BaseException as error:  # noqa: BLE001 - raised by `result`
+                self._failures.append(error)
+            with suppress(RuntimeError):  # the event loop has ended, and nobody waits
+                call_soon(self.done.set)
+
+        Thread(target=work, daemon=True).start()
+
+    async def result(self) -> T:
+        """Wait for what it returns, or raise what it raises."""
+        await self.done.wait()
+        if self._failures:
+            raise self._failures[0]
+        return self._results[0]
 
 
 def _caller() -> Callable[[Callable[[], object]], object]:

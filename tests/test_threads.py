@@ -15,7 +15,7 @@ import anyio.from_thread
 import pytest
 from anyio.lowlevel import current_token
 
-from crowdtwist_async.export.threads import in_daemon_thread
+from crowdtwist_async._threads import in_daemon_thread
 
 PATIENCE = 30.0
 NAMED: ContextVar[str] = ContextVar("NAMED")
@@ -27,7 +27,7 @@ from termios import FIONREAD
 
 import anyio
 from crowdtwist_async.export import read_ids
-from crowdtwist_async.export.threads import in_daemon_thread
+from crowdtwist_async._threads import in_daemon_thread
 
 async def main():
     with anyio.CancelScope() as scope:
