@@ -697,10 +697,10 @@ async def test_a_permit_from_before_another_client_s_pause_is_not_used_after_it(
     watch, moments = Stopwatch(), list[float]()
 
     async def take() -> None:
-        assert await other.take()
+        assert Turn.TAKEN is await other.take()
         moments.append(watch.seconds)
 
-    assert await other.take()
+    assert Turn.TAKEN is await other.take()
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(take)

@@ -105,7 +105,7 @@ def write_whole(stream: BinaryIO, content: bytes) -> None:
         os.set_blocking(stream.fileno(), True)
     left = memoryview(content)
     while left:
-        written = stream.write(left)
+        written: int | None = stream.write(left)  # what is raw may say nothing
         if written is None and isinstance(stream, io.RawIOBase):
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         left = left[len(left) if written is None else written :]
