@@ -399,14 +399,14 @@ async def test_an_attempt_that_the_deadline_ends_has_no_status(told: Told) -> No
     time = FakeTime()
 
     async def late(_: Request) -> Reply:
-        time.now += 99.99
+        time.now += 0.185
         return status(503)
 
     telemetry = Telemetry(SETTINGS.pos)
     transport = ScriptedTransport(late, Held())
     sender = Sender(SETTINGS, transport, RateBudget(math.inf), 1, telemetry=telemetry, clock=time.clock)
     with pytest.raises(DeadlineExceededError):
-        await sender.send(CALL, OPTIONS)
+        await sender.send(CALL, Options(0.2, 0.2, RetryPolicy(initial=0)))
     telemetry.close()
 
     [span] = told.spans()
