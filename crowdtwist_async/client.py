@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import date
@@ -16,10 +15,14 @@ import anyio.lowlevel
 
 from crowdtwist_async._arguments import OnDrift, checked_flag, checked_integer, checked_on_drift
 from crowdtwist_async._budget import Budget, RateBudget
-from crowdtwist_async._client_options import ClientOptions
+from crowdtwist_async._client_options import (
+    ClientOptions,
+    checked_budget,
+    checked_options,
+    chosen_transport,
+)
 from crowdtwist_async._config import (
     checked_positive,
-    checked_seconds,
     make_settings,
     named_by_variable,
     settings_from_env,
@@ -32,7 +35,6 @@ from crowdtwist_async._progress import Stats
 from crowdtwist_async._protocol import Call, points_call, purchases_call, rewards_call
 from crowdtwist_async._retry import RetryPolicy
 from crowdtwist_async._secrets import Secret
-from crowdtwist_async._send import Options
 from crowdtwist_async._session import Session
 from crowdtwist_async._signing import HmacKey
 from crowdtwist_async._tasks import Block
@@ -47,7 +49,6 @@ from crowdtwist_async.models import (
     Reward,
 )
 from crowdtwist_async.transports import Transport
-from crowdtwist_async.transports.httpx import HttpxTransport, InjectedClientTransport
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -111,7 +112,7 @@ class CrowdTwistClient:
     ) -> None:
         key, pair = Secret.of(api_key), Secret.of(signing)
         del api_key, signing  # so that no traceback through this frame shows them
-        self._options = _options(timeout, deadline, retry)
+        self._options = checked_options(timeout, deadline, retry)
         self._is_view = False
         self._session = Session(
             settings=make_settings(
@@ -122,8 +123,8 @@ class CrowdTwistClient:
                 pos_url=pos_url,
                 signing=pair,
             ),
-            transport=_transport(http_client, transport),
-            budget=_budget(budget),
+            transport=chosen_transport(http_client, transport),
+            budget=checked_budget(budget),
             max_in_flight=checked_positive(max_in_flight, "max_in_flight"),
         )
 
@@ -177,7 +178,7 @@ class CrowdTwistClient:
         """
         view = object.__new__(type(self))
         vars(view).update(vars(self), _is_view=True)
-        view._options = _options(
+        view._options = checked_options(
             self._options.timeout if isinstance(timeout, Unchanged) else timeout,
             self._options.deadline if isinstance(deadline, Unchanged) else deadline,
             self._options.retry if isinstance(retry, Unchanged) else retry,
@@ -539,40 +540,3 @@ async def _let_others_run() -> None:
     """A task that goes on calling would let no other run, not even who cancels it."""
     with suppress(RuntimeError):  # a forked child has no event loop any more
         await anyio.lowlevel.checkpoint()
-
-
-def _options(timeout: float, deadline: float | None, retry: RetryPolicy) -> Options:
-    if not isinstance(retry, RetryPolicy):
-        raise ConfigurationError(
-            "retry must be a RetryPolicy; RetryPolicy(max_attempts=1) switches retries off"
-        )
-    return Options(
-        timeout=checked_seconds(timeout, "timeout"),
-        deadline=None if deadline is None else checked_seconds(deadline, "deadline"),
-        retry=retry,
-    )
-
-
-def _budget(budget: Budget | None) -> Budget:
-    if budget is None:
-        return RateBudget()
-    if isinstance(budget, type) or not hasattr(budget, "reserve") or not hasattr(budget, "penalize"):
-        raise ConfigurationError("budget must be a RateBudget(...), or have its reserve and penalize")
-    return budget
-
-
-def _transport(http_client: Any, transport: Transport | None) -> Transport:
-    if http_client is not None and transport is not None:
-        raise ConfigurationError("give http_client or transport, not both")
-    if http_client is not None:
-        works = inspect.iscoroutinefunction(getattr(http_client, "send", None))
-        if isinstance(http_client, type) or not hasattr(http_client, "build_request") or not works:
-            raise ConfigurationError("http_client must be an httpx.AsyncClient(...), or work like one")
-        return InjectedClientTransport(http_client)
-    if transport is None:
-        return HttpxTransport()
-    if isinstance(transport, type) or not hasattr(transport, "send") or not hasattr(transport, "aclose"):
-        raise ConfigurationError(
-            "transport must be an object with the send and aclose of crowdtwist_async.Transport"
-        )
-    return transport
