@@ -315,6 +315,20 @@ async def test_a_total_that_the_rows_reach_is_believed() -> None:
     assert [1, 2] == script.asked
 
 
+async def test_a_short_page_in_the_middle_loses_no_row_at_the_end() -> None:
+    """Both counts say that all are seen, but one row less was read, and the link leads on."""
+    counts = {"total": 7, "pages": 3}
+    script = Script(
+        {
+            1: page(1, 0, 1, 2, **counts, next_page=link(2)),
+            2: page(2, 3, 4, **counts, next_page=link(3)),
+            3: page(3, 5, **counts, next_page=link(4)),
+            4: page(4, 6, **counts),
+        }
+    )
+    assert [1, 2, 3, 4] == await numbers(script.walk())
+
+
 async def test_a_total_that_was_passed_once_is_not_believed_again() -> None:
     """It may fit by chance later, where a link still leads on."""
     script = Script(

@@ -529,23 +529,6 @@ async def test_smaller_pages_than_were_asked_for_lose_no_row(ahead: int) -> None
 
 
 @on_both_loops
-async def test_a_short_page_in_the_middle_loses_no_row_at_the_end() -> None:
-    """One row is missing where both counts say that all are seen, and the link leads on."""
-    rows = list(range(2 * SIZE + 1))
-    ends = [0, SIZE, 2 * SIZE - 1, 2 * SIZE, 2 * SIZE + 1]
-    server = Pages(
-        lambda number: body(
-            rows[ends[number - 1] : ends[number]],
-            total=len(rows),
-            pages=3,
-            next_page=link(number + 1 if number < 4 else None),
-        )
-    )
-    async with server.client() as client:
-        assert rows == [row_of(item) for item in await server.walk(client).collect()]
-
-
-@on_both_loops
 async def test_without_counts_nothing_is_asked_ahead() -> None:
     """Only links tell of a next page, so each is asked for when it is wanted."""
     server = Pages(lambda number: body([number], next_page=link(2 if number == 1 else None)))
