@@ -571,6 +571,17 @@ async def test_the_pause_of_a_host_takes_no_permit_from_calls_to_the_other() -> 
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("looks", [[True], [False, True]], ids=["at-once", "when-it-comes"])
+async def test_who_steps_aside_leaves_its_permit_to_the_next(looks: list[bool]) -> None:
+    """Whether it finds out before it waits for one or after it."""
+    permits = make_permits()
+    await permits.take()
+    watch, left = Stopwatch(), iter(looks)
+    assert Turn.ASIDE is await permits.take(unwanted=lambda: next(left))
+    assert Turn.TAKEN is await permits.take()
+    assert 1.0 == watch.seconds
+
+
 async def test_calls_behind_full_slots_are_refused_in_a_pause_too() -> None:
     """They would wait for a slot to their deadline, and be told to raise `max_in_flight`."""
 
