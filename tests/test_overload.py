@@ -160,11 +160,13 @@ class Moody(RateBudget):
     def __init__(self, first: float) -> None:
         super().__init__(math.inf)
         self.asked = 0
+        self.first_again = 0.0
         self._first = first
 
     async def reserve(self, n: int = 1, /) -> float:
         self.asked += n
-        return self._first if self.asked == 1 else 0.0
+        again, self.first_again = self.first_again, 0.0
+        return self._first if self.asked == 1 else again
 
 
 @pytest.mark.parametrize(("promise", "asked"), [(3600.0, 2), (64.0, 2), (62.0, 2), (61.0, 1)], ids=str)
@@ -216,6 +218,20 @@ def test_an_attempt_that_was_cut_teaches_until_the_next_reply() -> None:
     assert 0.4 == times.needed(2.0, 1.0)
     times.note(0.3)
     assert 0.3 <= times.needed(2.0, 1.0) < 0.5
+
+
+async def test_a_backlog_that_is_over_is_forgotten() -> None:
+    """What was promised is believed for a minute again, as soon as a permit comes soon."""
+    budget = Moody(300.0)
+    sender = Sender(SETTINGS, ScriptedTransport(), budget, 64)
+    permits = sender._line.permits
+    await permits._seconds_to_permit()
+    await anyio.sleep(61)
+    budget.first_again = 300.0
+    await permits._seconds_to_permit()
+    assert 120.0 == permits._believed
+    await anyio.sleep(121)
+    assert (0.0, 60.0) == (await permits._seconds_to_permit(), permits._believed)
 
 
 async def test_more_clients_than_permits_a_minute_use_them_all() -> None:
