@@ -88,7 +88,7 @@ class Connection:
                 # It may be a replica by now, and the name lead elsewhere: the next try connects anew.
                 await self._redis.connection_pool.disconnect()
             return _problem(error)
-        except BaseException:
+        except BaseException:  # above all of a caller that gives up
             self._unanswered += self.clock() - asked
             raise
         self._unanswered = 0.0
