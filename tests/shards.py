@@ -5,8 +5,10 @@ Shards of an export of the emulator's purchases, and what their files hold.
 from __future__ import annotations
 
 import random
-from functools import partial
+from collections.abc import Collection
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
@@ -18,7 +20,8 @@ from crowdtwist_async.export import ExportReport, Shard, export
 
 COUNT = 7
 LAST_DAY = "2026-09-30"
-MEMBERS = 60
+MEMBERS = 24
+"""Each shard has two of them or more; those of 3/7 have many pages."""
 
 
 def emulator_of(members: int = MEMBERS) -> Emulator:
@@ -54,6 +57,23 @@ def shard_made(emulator: Emulator, *arguments: Any, **options: Any) -> ExportRep
 def shards_made(emulator: Emulator, *arguments: Any, **options: Any) -> list[ExportReport]:
     """The same as `export_shards`, from where no event loop runs."""
     return anyio.run(partial(export_shards, emulator, *arguments, **options))
+
+
+def copy_shards(output: Path, of: Collection[int] = range(COUNT)) -> None:
+    """Put shards, complete, where an export would have made them; they are made once for each format."""
+    for name, content in _made(output.name).items():
+        if any(f".{index}-of-{COUNT}." in name or f"part-{index}-of-{COUNT}-" in name for index in of):
+            path = output.parent / name
+            path.parent.mkdir(exist_ok=True)
+            path.touch(0o600)
+            path.write_bytes(content)
+
+
+@cache
+def _made(name: str) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        shards_made(emulator_of(), Path(folder, name))
+        return {file: content for file, (content, _) in contents(Path(folder)).items()}
 
 
 def own(output: Path, index: int = 2, count: int = COUNT) -> Path:

@@ -25,6 +25,7 @@ from shards import (
     COUNT,
     LAST_DAY,
     contents,
+    copy_shards,
     emulator_of,
     ledger_of_shard,
     own,
@@ -112,7 +113,7 @@ def test_the_report_counts_all_shards(any_output: Path) -> None:
 def test_merged_lines_come_shard_after_shard(tmp_path: Path) -> None:
     """Those of CSV under one header."""
     output = tmp_path / "out.csv"
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     merge(output)
 
     texts = [own(output, index).read_bytes() for index in range(COUNT)]
@@ -124,7 +125,7 @@ def test_a_merged_database_has_the_members_too(tmp_path: Path) -> None:
     """In the same tables as without shards."""
     output, whole = tmp_path / "out.sqlite", tmp_path / "whole.sqlite"
     shard_made(emulator_of(), whole, None)
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     merge(output)
 
     tables = "SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name"
@@ -135,7 +136,7 @@ def test_a_merged_database_has_the_members_too(tmp_path: Path) -> None:
 
 def test_only_its_owner_may_read_it(output: Path) -> None:
     """As any output."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     merge(output)
 
     assert 0o600 == stat.S_IMODE(output.stat().st_mode)
@@ -143,7 +144,7 @@ def test_only_its_owner_may_read_it(output: Path) -> None:
 
 def test_merging_again_changes_nothing(any_output: Path) -> None:
     """It does not even write."""
-    shards_made(emulator_of(), any_output)
+    copy_shards(any_output)
     first = merge(any_output)
     before = contents(any_output.parent)
 
@@ -156,7 +157,7 @@ def test_merging_again_changes_nothing(any_output: Path) -> None:
 
 def test_a_link_stays_one(output: Path, tmp_path: Path) -> None:
     """What it leads to is written."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     (tmp_path / "elsewhere").mkdir()
     output.symlink_to(tmp_path / "elsewhere" / output.name)
 
@@ -168,8 +169,7 @@ def test_a_link_stays_one(output: Path, tmp_path: Path) -> None:
 
 def test_shards_without_rows_make_an_empty_output(any_output: Path) -> None:
     """With its header, or its tables."""
-    for index in range(COUNT):
-        shard_made(emulator_of(), any_output, Shard(index, COUNT), [])
+    shards_made(emulator_of(), any_output, ids=[])
 
     assert 0 == merge(any_output).rows
     assert status_of(any_output, "already_merged") == merge(any_output).status
@@ -247,7 +247,7 @@ def test_a_full_disk_at_the_failed_members_leaves_nothing_open(
 
 def test_a_strange_file_of_failed_members_is_kept(output: Path) -> None:
     """Nothing is merged."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     errors = Path(f"{output}.errors.jsonl")
     errors.write_text("precious")
 
@@ -269,8 +269,7 @@ def nothing_changed(output: Path, before: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("count", [1, 6])
 def test_a_missing_shard_is_named(any_output: Path, count: int) -> None:
     """The first that is not there."""
-    for index in range(count):
-        shard_made(emulator_of(), any_output, Shard(index, COUNT))
+    copy_shards(any_output, range(count))
     before = contents(any_output.parent)
 
     with pytest.raises(
@@ -293,7 +292,7 @@ def test_no_shards_are_told(any_output: Path) -> None:
 
 def test_a_shard_that_is_not_complete_is_named(any_output: Path) -> None:
     """It may go on later."""
-    shards_made(emulator_of(), any_output)
+    copy_shards(any_output)
     with closing(sqlite3.connect(ledger_of_shard(any_output, 4))) as connection, connection:
         connection.execute("DELETE FROM export_state WHERE key = 'completed_at'")
     before = contents(any_output.parent)
@@ -309,7 +308,7 @@ def test_a_shard_that_is_not_complete_is_named(any_output: Path) -> None:
 @pytest.mark.parametrize("index", [0, 3, 6])
 def test_a_shard_that_is_being_exported_is_named(any_output: Path, index: int) -> None:
     """It is not waited for."""
-    shards_made(emulator_of(), any_output)
+    copy_shards(any_output)
     path = ledger_of_shard(any_output, index)
     with closing(Ledger(path, "elsewhere")):
         with pytest.raises(
@@ -321,9 +320,8 @@ def test_a_shard_that_is_being_exported_is_named(any_output: Path, index: int) -
 def test_shards_that_were_made_otherwise_are_named(any_output: Path) -> None:
     """Other ids, for one, or other days."""
     ids = list(emulator_of().member_ids())
-    for index in range(COUNT):
-        day = "2026-09-29" if index == 5 else LAST_DAY
-        shard_made(emulator_of(), any_output, Shard(index, COUNT), ids, date_end=day)
+    copy_shards(any_output)
+    shard_made(emulator_of(), any_output, "5/7", ids, date_end="2026-09-29", fresh=True)
     with pytest.raises(
         OutputMismatchError,
         match=f"^shard 5/7 of .* was made otherwise than shard 0: date-end was {LAST_DAY} and is 2026-09-29",
@@ -337,7 +335,7 @@ def test_shards_that_were_made_otherwise_are_named(any_output: Path) -> None:
 
 def test_shards_of_two_numbers_are_told(any_output: Path) -> None:
     """They may have come from elsewhere."""
-    shards_made(emulator_of(), any_output)
+    copy_shards(any_output)
     other = own(any_output, 1, 3)
     if any_output.is_dir():
         other = any_output / "part-1-of-3-000001.parquet"
@@ -351,7 +349,7 @@ def test_shards_of_two_numbers_are_told(any_output: Path) -> None:
 
 def test_a_ledger_of_another_shard_is_refused(any_output: Path) -> None:
     """Somebody has copied it."""
-    shards_made(emulator_of(), any_output)
+    copy_shards(any_output)
     ledger_of_shard(any_output, 3).write_bytes(ledger_of_shard(any_output, 2).read_bytes())
 
     with pytest.raises(OutputMismatchError, match="is the ledger of something else than shard 3/7"):
@@ -361,7 +359,7 @@ def test_a_ledger_of_another_shard_is_refused(any_output: Path) -> None:
 @pytest.mark.parametrize("fresh", [False, True], ids=["", "fresh"])
 def test_what_no_merge_made_is_kept(output: Path, fresh: bool) -> None:
     """Whatever it is."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     output.write_text("precious")
 
     with pytest.raises(OutputMismatchError, match="is there already, and was written by no export"):
@@ -372,7 +370,7 @@ def test_what_no_merge_made_is_kept(output: Path, fresh: bool) -> None:
 
 def test_an_export_in_its_place_is_kept(output: Path, tmp_path: Path) -> None:
     """One with its ledger, which came there from elsewhere."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     (tmp_path / "elsewhere").mkdir()
     elsewhere = tmp_path / "elsewhere" / output.name
     shard_made(emulator_of(), elsewhere, None)
@@ -389,7 +387,7 @@ def test_an_export_in_its_place_is_kept(output: Path, tmp_path: Path) -> None:
 def test_rows_that_are_gone_are_told(any_output: Path) -> None:
     """From a shard that its ledger calls complete."""
     output = any_output
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     match output.suffix:
         case ".parquet":
             (output / "part-3-of-7-000001.parquet").unlink()
@@ -410,7 +408,7 @@ def test_rows_that_are_gone_are_told(any_output: Path) -> None:
 def test_another_header_is_told(tmp_path: Path) -> None:
     """Somebody has edited the file."""
     output = tmp_path / "out.csv"
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     path = own(output, 3)
     path.write_bytes(path.read_bytes().replace(b"purchase_total", b"PURCHASE_TOTAL", 1))
 
@@ -421,7 +419,7 @@ def test_another_header_is_told(tmp_path: Path) -> None:
 def test_a_part_that_no_ledger_names_is_told(tmp_path: Path) -> None:
     """It would be read as one; a part under way is not."""
     output = tmp_path / "out.parquet"
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     (output / ".part-3-of-7-000002.parquet.unfinished").write_bytes(b"torn")
     assert "not_needed" == merge(output).status
     (output / "part-3-of-7-000002.parquet").write_bytes(b"")
@@ -435,7 +433,7 @@ def test_a_part_that_no_ledger_names_is_told(tmp_path: Path) -> None:
 def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
     """Its shards are known by their ledgers."""
     output = tmp_path / "out.parquet"
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     for part in output.iterdir():
         part.unlink()
     output.rmdir()
@@ -446,7 +444,7 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
 
 def test_a_shard_that_changes_meanwhile_is_told(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the old and half of the new would be neither."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     make = joining.joined_as
 
     def change_then_make(*arguments: Any) -> Any:
@@ -467,7 +465,7 @@ def test_a_shard_that_changes_meanwhile_is_told(output: Path, monkeypatch: pytes
 
 def test_a_full_disk_leaves_nothing(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And says what helps."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     before = contents(output.parent)
     sync = os.fsync
 
@@ -488,7 +486,7 @@ def test_a_full_disk_leaves_nothing(output: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_a_killed_merge_left_is_replaced(output: Path) -> None:
     """Its temporary file."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     left = output.with_name(f".{output.name}.new")
     left.write_text("torn")
 
@@ -498,7 +496,7 @@ def test_what_a_killed_merge_left_is_replaced(output: Path) -> None:
 
 def test_the_file_of_a_shard_that_is_gone_is_named(output: Path) -> None:
     """The rows, and not the ledger that tells of them."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     gone = own(output, 3)
     gone.unlink()
 
@@ -510,7 +508,7 @@ def test_the_file_of_a_shard_that_is_gone_is_named(output: Path) -> None:
 def test_what_somebody_has_added_to_a_merged_database_is_not_removed(tmp_path: Path) -> None:
     """Merging anew would."""
     output = tmp_path / "out.sqlite"
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     merge(output)
     query(output, "CREATE TABLE notes (text)")
     set_state(output, MERGED, "others")
@@ -534,7 +532,7 @@ def test_what_has_no_shards_is_refused(place: str, tmp_path: Path, monkeypatch: 
 
 def test_a_merged_output_is_not_exported_to(output: Path) -> None:
     """Neither while its shards are there, nor without them."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     merge(output)
     before = output.read_bytes()
 
@@ -555,7 +553,7 @@ def test_a_merged_output_is_not_exported_to(output: Path) -> None:
 
 def test_shards_are_still_complete_afterwards(output: Path) -> None:
     """A scheduler may run them once more."""
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     merge(output)
 
     assert {"already_complete"} == {report.status for report in shards_made(emulator_of(), output)}
@@ -584,7 +582,7 @@ def test_many_shards_need_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_shard_that_has_grown_is_told(kind: str, tmp_path: Path) -> None:
     """As by an editor or a transfer that changes the ends of lines: it would be cut amid a row."""
     output = tmp_path / f"out.{kind}"
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     shard = own(output, 3)
     shard.write_bytes(shard.read_bytes().replace(b"\n", b"\r\n") + b"\n")
 
@@ -597,7 +595,7 @@ def test_a_shard_that_has_grown_is_told(kind: str, tmp_path: Path) -> None:
 def test_what_sqlite_or_somebody_has_added_to_a_shard_is_left_there(tmp_path: Path) -> None:
     """Its statistics, or a table: the merged database has what an export makes."""
     output = tmp_path / "out.sqlite"
-    shards_made(emulator_of(), output)
+    copy_shards(output)
     with closing(sqlite3.connect(own(output, 0))) as connection, connection:
         connection.executescript("CREATE TABLE mine (x); ANALYZE")
 

@@ -21,6 +21,7 @@ from shards import (
     LAST_DAY,
     MEMBERS,
     contents,
+    copy_shards,
     emulator_of,
     export_shard,
     export_shards,
@@ -45,6 +46,18 @@ NO_SHARD = "^a shard is i/n, such as 0/7 to 6/7: i counts from 0 and is less tha
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A place for an export of each format."""
     return tmp_path / f"out.{request.param}"
+
+
+@pytest.fixture
+def complete(output: Path) -> None:
+    """All shards, as an export leaves them."""
+    copy_shards(output)
+
+
+@pytest.fixture
+def complete_but_3(output: Path) -> None:
+    """The same, without one of them."""
+    copy_shards(output, {*range(COUNT)} - {3})
 
 
 # Who belongs to which
@@ -170,16 +183,14 @@ async def test_a_report_is_of_its_shard(output: Path) -> None:
     emulator = emulator_of()
     ids = [*emulator.member_ids(), *emulator.member_ids()]
 
-    reports = [await export_shard(emulator, output, shard, ids) for shard in SHARDS]
+    reports = [await export_shard(emulator, output, Shard(index, 3), ids) for index in range(3)]
 
-    assert [f"{index}/{COUNT}" for index in range(COUNT)] == [report.shard for report in reports]
-    assert [2 * MEMBERS] * COUNT == [report.ids + report.other_shards for report in reports]
+    assert ["0/3", "1/3", "2/3"] == [report.shard for report in reports]
+    assert [2 * MEMBERS] * 3 == [report.ids + report.other_shards for report in reports]
     assert 2 * MEMBERS == sum(report.ids for report in reports)
     assert [report.ids - report.done for report in reports] == [report.duplicates for report in reports]
     assert MEMBERS == sum(report.members for report in reports)
-    where = (
-        [output] * COUNT if output.suffix == ".parquet" else [own(output, index) for index in range(COUNT)]
-    )
+    where = [output] * 3 if output.suffix == ".parquet" else [own(output, index, 3) for index in range(3)]
     assert [str(path) for path in where] == [report.output for report in reports]
 
 
@@ -215,10 +226,10 @@ async def test_a_shard_may_hold_nobody(output: Path) -> None:
     """It is complete, and its file is there; a Parquet folder has its schema."""
     emulator = emulator_of(1)
 
-    reports = await export_shards(emulator, output)
+    reports = await export_shards(emulator, output, count=3)
 
     assert {"complete"} == {report.status for report in reports}
-    assert [0] * (COUNT - 1) + [1] == sorted(report.ids for report in reports)
+    assert [0, 0, 1] == sorted(report.ids for report in reports)
     if output.suffix == ".parquet":
         assert emulator.purchases_of("10000000") == len(rows_of(output))
 
@@ -272,11 +283,9 @@ async def stopped(output: Path, shard: str, **options: Any) -> ExportReport:
 
 
 @on_both_loops
+@pytest.mark.usefixtures("complete_but_3")
 async def test_a_shard_goes_on_and_leaves_the_others_as_they_are(output: Path) -> None:
     """Also what another is writing at this moment; its own torn ends go."""
-    for index in range(COUNT):
-        if index != 3:
-            await export_shard(emulator_of(), output, Shard(index, COUNT))
     before = contents(output.parent)
     begun = await stopped(output, "3/7")
     if output.suffix == ".parquet":
@@ -305,9 +314,9 @@ async def test_a_shard_goes_on_and_leaves_the_others_as_they_are(output: Path) -
 
 
 @on_both_loops
+@pytest.mark.usefixtures("complete")
 async def test_fresh_removes_the_shard_alone(output: Path) -> None:
     """And exports it again."""
-    await export_shards(emulator_of(), output)
     before = contents(output.parent)
     emulator = emulator_of()
 
