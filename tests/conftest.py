@@ -189,14 +189,16 @@ def _integers_of_any_length() -> Iterator[None]:
     """Let any integer be written: an argument that was refused may be one that Python would not."""
     most = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
-    yield
-    sys.set_int_max_str_digits(most)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(most)
 
 
 def _looked_into(value: Any, levels: int = 4) -> Iterator[str]:
     """The repr of a value, or of what is in it."""
     if not levels or not isinstance(value, tuple | list | dict):
-        with suppress(Exception), _integers_of_any_length():
+        with suppress(Exception):
             yield repr(value)
         return
     for entry in [*value, *value.values()] if isinstance(value, dict) else value:
@@ -211,15 +213,18 @@ def captured_locals(error: BaseException | None) -> str:
     """
     lines: list[str] = []
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        with _integers_of_any_length():
-            report = traceback.TracebackException.from_exception(error, capture_locals=True)
-        lines.append(str(error))
-        ours = [frame for frame in report.stack if not frame.filename.startswith(_TESTS)]
-        lines += [f"{frame.filename}:{frame.lineno} {frame.locals}" for frame in ours]
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            if not frame.f_code.co_filename.startswith(_TESTS):
+    with _integers_of_any_length():
+        while error is not None and id(error) not in seen:
+            seen.add(id(error))
+            frames = [
+                (frame, line)
+                for frame, line in traceback.walk_tb(error.__traceback__)
+                if not frame.f_code.co_filename.startswith(_TESTS)
+            ]
+            report = traceback.StackSummary.extract(iter(frames), lookup_lines=False, capture_locals=True)
+            lines.append(str(error))
+            lines += [f"{frame.filename}:{frame.lineno} {frame.locals}" for frame in report]
+            for frame, _ in frames:
                 lines += _looked_into(list(frame.f_locals.values()))
-        error = error.__cause__ or error.__context__
+            error = error.__cause__ or error.__context__
     return "\n".join(lines)
