@@ -38,7 +38,7 @@ import crowdtwist_async
 from crowdtwist_async.emulator import Emulator
 
 FORMATS = ("jsonl", "csv", "parquet", "sqlite")
-MEMBERS = 300
+MEMBERS = 120
 CONCURRENCY = 16
 UNKNOWN = 10
 """Ids that nobody has; as many are listed twice."""
