@@ -21,7 +21,9 @@ from functools import partial
 from threading import Thread
 from typing import Any, NamedTuple
 
-import crowdtwist_async.cli._app  # noqa: F401 - so that no process imports it again
+import anyio._backends._asyncio  # noqa: F401 - so that no process imports it again
+
+import crowdtwist_async.cli._app  # noqa: F401 - as said
 from crowdtwist_async import cli
 from crowdtwist_async.cli import _connect
 from crowdtwist_async.emulator import Emulator, Fault
@@ -248,7 +250,11 @@ def say(number: int) -> None:
 def main() -> int:
     """Run what is ordered, each order in a process of its own: it has the imports already."""
     if PARQUET in sys.argv:
+        import pyarrow as pa
+
         import crowdtwist_async.export.formats.parquet  # noqa: F401 - as said
+
+        pa.array([""])  # the first imports pandas, where it is installed
     for line in sys.stdin:
         order = Order(*json.loads(line))
         process = os.fork()

@@ -444,7 +444,7 @@ def test_a_report_without_a_pace_tells_none() -> None:
 @on_both_loops
 async def test_stopping_finishes_the_members_under_way(output: Path) -> None:
     """To their last page, and begins no other."""
-    emulator, stop = Emulator(members=400, api_key=KEY), anyio.Event()
+    emulator, stop = Emulator(members=80, api_key=KEY), anyio.Event()
     long = [user_id for user_id in emulator.member_ids() if emulator.purchases_of(user_id) > 30]
     asked: set[str] = set()
 

@@ -389,7 +389,7 @@ print([name for name in sys.modules if "fsspec" in name or "export.remote" in na
 @pytest.fixture
 def emulator() -> Emulator:
     """An API."""
-    return Emulator(members=40, api_key=KEY)
+    return Emulator(members=16, api_key=KEY)
 
 
 async def exported_to(
@@ -448,7 +448,7 @@ async def test_an_export_that_is_stopped_goes_on(
         if report.status == "complete":
             break
     assert report is not None
-    assert ("complete", 40) == (report.status, report.done)
+    assert ("complete", 16) == (report.status, report.done)
     await exported_to(emulator, tmp_path / "out.parquet")
     assert sorted_rows(pq.read_table(tmp_path / "out.parquet")) == remote_rows()
 
@@ -493,7 +493,7 @@ async def test_failed_members_stand_beside_it(emulator: Emulator) -> None:
 
     report = await exported_to(emulator, URL, retry_failed=True)
 
-    assert ("complete", 0, 40, None) == (report.status, report.failed, report.done, report.errors_file)
+    assert ("complete", 0, 16, None) == (report.status, report.failed, report.done, report.errors_file)
     assert not STORE.exists(ERRORS)
     assert len(remote_rows()) == report.rows
 
