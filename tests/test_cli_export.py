@@ -48,7 +48,7 @@ from command import (  # noqa: F401 - fixtures
 )
 from conftest import KEY
 
-from crowdtwist_async.cli import main
+from crowdtwist_async.cli import _progress, main
 from crowdtwist_async.cli._interrupt import Interruption
 from crowdtwist_async.cli._progress import ProgressDisplay
 from crowdtwist_async.emulator import Emulator, Fault
@@ -350,12 +350,21 @@ def test_no_ids_are_suspicious(export: Export, ids: Path) -> None:
     assert (0, True) == (ended.code, "crowdtwist: warning: no ids were given: check --ids\n" in ended.err)
 
 
-@pytest.mark.parametrize("flags", [[], ["--quiet"]], ids=["told", "quiet"])
+@pytest.mark.parametrize(
+    ("flags", "many"), [([], _progress._MANY), (["--quiet"], 100)], ids=["told", "quiet"]
+)
 def test_many_ids_that_are_all_unknown_are_told_while_others_are_asked_for(
-    crowdtwist: Command, tmp_path: Path, ids: Path, flags: list[str]
+    crowdtwist: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ids: Path,
+    flags: list[str],
+    many: int,
 ) -> None:
     """An hour of requests would be in vain."""
-    ids.write_text("".join(f"nobody-{number}\n" for number in range(1_500)))
+    assert 1_000 == _progress._MANY
+    monkeypatch.setattr(_progress, "_MANY", many)
+    ids.write_text("".join(f"nobody-{number}\n" for number in range(many + 200)))
 
     ended = crowdtwist(
         "export",
@@ -371,7 +380,8 @@ def test_many_ids_that_are_all_unknown_are_told_while_others_are_asked_for(
     )
 
     [first, last] = [line for line in ended.err.splitlines() if "knows none" in line]
-    assert first.startswith("crowdtwist: warning: the API knows none of the first 1,000 ids: check --id-type")
+    told = f"crowdtwist: warning: the API knows none of the first {many:,} ids: check --id-type"
+    assert first.startswith(told)
     again = crowdtwist("export", "points", "--emulator", "--ids", ids, "-o", tmp_path / "out.jsonl", *flags)
     assert 1 == again.err.count("knows none")
     assert last.startswith("crowdtwist: warning: the API knows none of these ids: check --id-type")
