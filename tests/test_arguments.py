@@ -21,6 +21,7 @@ from crowdtwist_async._arguments import (
     checked_on_drift,
     checked_page_size,
     checked_user_id,
+    not_of,
 )
 
 
@@ -250,3 +251,12 @@ def test_a_member_of_an_enumeration_is_its_value() -> None:
 
     assert "10000001" == checked_user_id(Demo.ALICE)
     assert str is type(checked_user_id(Demo.ALICE))
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(-1, ""), (0.5, ""), (True, ", not bool"), ("5000", ", not str"), (None, ", not NoneType")],
+)
+def test_the_type_is_told_where_it_is_what_is_wrong(value: Any, told: str) -> None:
+    """A number that is out of range is refused as such."""
+    assert told == not_of(value)

@@ -271,6 +271,14 @@ async def test_replies_that_get_slower_in_an_overload_still_come() -> None:
     assert load.succeeded >= 0.9 * 10 * 60
 
 
+def test_the_first_reply_counts_for_an_eighth_as_any_other() -> None:
+    """Once in the mean, and twice in how far replies stray: nothing was known of them before."""
+    times = ReplyTime()
+    times.note(0.8)
+    times.note_cut(0.0, 0.1)
+    assert math.isclose(3 * 0.8 / 8, times.needed(2.0, 1.0))
+
+
 def test_what_replies_need() -> None:
     """Their smoothed mean and twice what they stray from it, in an overload; four fifths of a deadline at most."""
     times = ReplyTime()
