@@ -8,6 +8,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -31,11 +32,15 @@ async def _httpx(**options: Any) -> AsyncIterator[Transport]:
     yield HttpxTransport(**options)
 
 
+@cache
+def _trusting(file: str | None) -> ssl.SSLContext:
+    """The client's side of TLS; reading the usual authorities lasts longer than some faults."""
+    return ssl.create_default_context(cafile=file) if file else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 def _careless(kind: type[Any]) -> Any:
     """A user's client; what it does by itself must not matter."""
-    file = os.environ.get("SSL_CERT_FILE")
-    # Reading the usual authorities blocks the event loop for longer than some faults last.
-    tls = ssl.create_default_context(cafile=file) if file else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls = _trusting(os.environ.get("SSL_CERT_FILE"))
     return kind(verify=tls, follow_redirects=True, auth=("someone", "sesame"))
 
 

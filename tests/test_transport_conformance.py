@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -248,9 +249,12 @@ async def test_keeps_connections_to_both_hosts_apart(carrier: Carrier) -> None:
 async def test_has_as_many_connections_as_calls_in_flight(carrier: Carrier) -> None:
     """No call waits for another's connection."""
 
+    complete = Event()
+
     def together(exchange: Exchange) -> None:
-        while len(server.heads) < 64 and not exchange.stopping.wait(0.001):
-            pass
+        if 64 == len(server.heads):
+            complete.set()
+        complete.wait(10)
         reply()(exchange)
 
     with WireServer(together) as server:
@@ -390,6 +394,7 @@ async def test_refused_connection(carrier: Carrier) -> None:
 
 
 @over_each
+@pytest.mark.usefixtures("_trusted")
 async def test_unknown_host_is_told(carrier: Carrier) -> None:
     """A name that can't be resolved is a `ConnectionFailedError` that says so."""
     async with open_client(carrier, "https://nowhere.invalid") as client:
@@ -399,13 +404,13 @@ async def test_unknown_host_is_told(carrier: Carrier) -> None:
 
 SLOW: dict[str, tuple[Act, str]] = {
     "no head": (hang(), "response"),
-    "dripping head": (raw(b"HTTP/1.1 200 OK\r\nX: ", *[b"x"] * 400, pause=0.02), "response"),
+    "dripping head": (raw(b"HTTP/1.1 200 OK\r\nX: ", *[b"x"] * 160, pause=0.05), "response"),
     "endless informational replies": (
-        raw(*[b"HTTP/1.1 103 Early Hints\r\n\r\n"] * 400, pause=0.02),
+        raw(*[b"HTTP/1.1 103 Early Hints\r\n\r\n"] * 160, pause=0.05),
         "response",
     ),
     "dripping body": (
-        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", *[b"{"] * 400, pause=0.02),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", *[b"{"] * 160, pause=0.05),
         "body",
     ),
 }
@@ -448,6 +453,7 @@ async def test_replaces_a_closed_connection_only_once(carrier: Carrier) -> None:
         assert (3, 2) == (len(server.heads), caught.value.attempts)
 
 
+@cache
 def bomb(size: int) -> bytes:
     """A gzip body that inflates to so many bytes."""
     compressor = zlib.compressobj(9, wbits=31)
@@ -567,9 +573,9 @@ def authority() -> trustme.CA:
 def served_tls(authority: trustme.CA) -> Callable[..., ssl.SSLContext]:
     """Make the server's side of TLS for a name."""
 
-    def make(name: str = "127.0.0.1") -> ssl.SSLContext:
+    def make(name: str = "127.0.0.1", by: trustme.CA = authority) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(name).configure_cert(context)
+        by.issue_cert(name).configure_cert(context)
         return context
 
     return make
@@ -597,11 +603,12 @@ async def test_speaks_tls_with_the_environment_s_certificates(
 
 
 @over_each
+@pytest.mark.usefixtures("_trusted")
 async def test_an_untrusted_certificate_is_not_tried_again(
     carrier: Carrier, served_tls: Callable[..., ssl.SSLContext]
 ) -> None:
     """A certificate of an unknown authority ends the call at once, with the check that failed."""
-    with WireServer(tls=served_tls()) as server:
+    with WireServer(tls=served_tls(by=trustme.CA())) as server:
         async with open_client(carrier, server.url, retry=AT_ONCE) as client:
             with pytest.raises(ConnectionFailedError, match="can't be trusted: .*issuer") as caught:
                 await client.points_awaiting_fulfillment("7")
@@ -638,6 +645,7 @@ async def test_a_refused_tls_version_is_not_tried_again(
 
 
 @over_our_own
+@pytest.mark.usefixtures("_trusted")
 async def test_plain_http_on_a_tls_port_is_told(carrier: Carrier) -> None:
     """A server that speaks no TLS ends the attempt."""
     with WireServer(raw(b"HTTP/1.1 400 Bad Request\r\n\r\n", close=True)) as server:
@@ -703,7 +711,7 @@ async def test_goes_through_a_proxy(
 
 
 @over_each
-@pytest.mark.usefixtures("_resolving")
+@pytest.mark.usefixtures("_resolving", "_trusted")
 @pytest.mark.parametrize(
     ("status", "retryable"), [("407 Auth", False), ("502 Bad", True)], ids=["407", "502"]
 )
@@ -736,7 +744,7 @@ async def test_this_machine_is_never_asked_through_a_proxy(
 
 
 @over_our_own
-@pytest.mark.usefixtures("_resolving")
+@pytest.mark.usefixtures("_resolving", "_trusted")
 async def test_no_proxy_is_honoured(carrier: Carrier, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that NO_PROXY names is asked directly."""
     with WireServer() as proxy:
@@ -749,7 +757,7 @@ async def test_no_proxy_is_honoured(carrier: Carrier, monkeypatch: pytest.Monkey
 
 
 @over_our_own
-@pytest.mark.usefixtures("_resolving")
+@pytest.mark.usefixtures("_resolving", "_trusted")
 @pytest.mark.parametrize(
     "proxy",
     [
