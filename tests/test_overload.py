@@ -83,8 +83,8 @@ async def test_an_overload_takes_no_more_than_its_share(
 ) -> None:
     """Served in turn, each call would be served when its time is over, and none would succeed."""
     load = Load(Sender(SETTINGS, ScriptedTransport(slow), make_budget(per_minute), slots))
-    await load.come(times * capacity, 30)
-    assert load.succeeded >= 0.9 * 30 * capacity
+    await load.come(times * capacity, 12)
+    assert load.succeeded >= 12 * capacity
     assert {DeadlineExceededError} == {type(error) for error in load.errors}
     in_line = [error for error in load.errors if "waiting for" in error.reason]
     assert len(in_line) >= 0.7 * len(load.errors)
@@ -202,8 +202,8 @@ async def test_replies_that_take_most_of_the_deadline_come_in_an_overload_too() 
         return OK
 
     load = Load(Sender(SETTINGS, ScriptedTransport(answer), make_budget(600), 64))
-    await load.come(20, 60, Options(5.0, 2.0, RetryPolicy(max_attempts=1)))
-    assert load.succeeded >= 0.8 * 10 * 60
+    await load.come(20, 20, Options(5.0, 2.0, RetryPolicy(max_attempts=1)))
+    assert load.succeeded >= 0.8 * 10 * 20
 
 
 def test_an_attempt_that_was_cut_teaches_until_the_next_reply() -> None:
@@ -248,11 +248,11 @@ async def test_more_clients_than_permits_a_minute_use_them_all() -> None:
     async with anyio.create_task_group() as tasks:
         for sender in senders:
             tasks.start_soon(go_on, sender)
-        await anyio.sleep(900)
+        await anyio.sleep(540)
         sent = len(transport.requests)
-        await anyio.sleep(300)
+        await anyio.sleep(120)
         tasks.cancel_scope.cancel()
-    assert len(transport.requests) - sent >= 0.9 * 300
+    assert len(transport.requests) - sent >= 0.9 * 120
 
 
 async def test_replies_that_get_slower_in_an_overload_still_come() -> None:
@@ -265,10 +265,10 @@ async def test_replies_that_get_slower_in_an_overload_still_come() -> None:
 
     load = Load(Sender(SETTINGS, ScriptedTransport(answer), make_budget(600), 64))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(load.come, 12, 60)
+        tasks.start_soon(load.come, 12, 30)
         await anyio.sleep(10)
         seconds = 0.6
-    assert load.succeeded >= 0.9 * 10 * 60
+    assert load.succeeded >= 0.9 * 10 * 30
 
 
 def test_the_first_reply_counts_for_an_eighth_as_any_other() -> None:

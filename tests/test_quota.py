@@ -156,21 +156,28 @@ OUTAGES: dict[str, Outcome] = {
 
 
 @pytest.mark.parametrize(
-    ("outage", "at_once"),
-    [("refused", 1), ("refused", 1000), ("500", 64), ("503 at once", 1), ("429 at once", 1000), ("HTML", 1)],
+    ("outage", "calls", "at_once"),
+    [
+        ("refused", 350, 1),
+        ("refused", 350, 350),
+        ("500", 350, 64),
+        ("503 at once", 350, 1),
+        ("429 at once", 1000, 1000),
+        ("HTML", 350, 1),
+    ],
     ids=["refused", "refused, all at once", "500", "503", "429, all at once", "HTML"],
 )
 def test_an_outage_costs_a_tenth_more_requests_at_most(
-    outage: str, at_once: int, caplog: pytest.LogCaptureFixture
+    outage: str, calls: int, at_once: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A thousand calls into a full outage are 1,100 requests at most, and each gets its real error."""
+    """However a full outage is met, every tenth call is repeated at most, and each gets its real error."""
     caplog.set_level("CRITICAL", "crowdtwist_async")
-    errors, stats = call_all([OUTAGES[outage]], 1000, at_once=at_once)
+    errors, stats = call_all([OUTAGES[outage]], calls, at_once=at_once)
 
-    assert 1000 == len(errors)
+    assert calls == len(errors)
     assert 1 == len({type(error) for error in errors})
-    assert 1000 < stats.requests <= 1100
-    assert 1000 + stats.retries == stats.requests == sum(error.attempts or 0 for error in errors)
+    assert calls < stats.requests <= calls + calls // 10
+    assert calls + stats.retries == stats.requests == sum(error.attempts or 0 for error in errors)
 
 
 @pytest.mark.parametrize(("successes", "requests"), [(3, 1), (4, 2)], ids=["too few", "enough"])
@@ -179,10 +186,10 @@ def test_calls_recover_after_an_outage(
 ) -> None:
     """Each success gives one token back: the 10 that an outage leaves need four for the next retry."""
     caplog.set_level("CRITICAL", "crowdtwist_async")
-    outage, then = [status(500)] * 535, [OK] * successes
-    errors, stats = call_all([*outage, *then, status(500), OK], 500 + successes + 1)
+    outage, then = [status(500)] * 85, [OK] * successes
+    errors, stats = call_all([*outage, *then, status(500), OK], 50 + successes + 1)
 
-    assert (535 + successes + requests, 502 - requests) == (stats.requests, len(errors))
+    assert (85 + successes + requests, 52 - requests) == (stats.requests, len(errors))
 
 
 def random_faults(seed: int, share: float) -> Outcome:
@@ -205,22 +212,22 @@ def random_faults(seed: int, share: float) -> Outcome:
 
 
 def test_everyday_faults_hardly_reach_the_caller(caplog: pytest.LogCaptureFixture) -> None:
-    """With one request in ten failing, 99.9 % of 20,000 calls succeed, at 1.12 requests each."""
+    """With one request in ten failing, 99.9 % of 5,000 calls succeed, at 1.12 requests each."""
     caplog.set_level("CRITICAL", "crowdtwist_async")
-    errors, stats = call_all([random_faults(2026, 0.1)], 20_000, at_once=64)
+    errors, stats = call_all([random_faults(2026, 0.1)], 5_000, at_once=64)
 
-    assert len(errors) <= 20
-    assert 20_000 < stats.requests <= 22_400
+    assert len(errors) <= 5
+    assert 5_000 < stats.requests <= 5_600
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_twice_the_everyday_faults_are_no_outage(seed: int, caplog: pytest.LogCaptureFixture) -> None:
     """With one request in five failing, the quota still affords what four attempts can mend."""
     caplog.set_level("CRITICAL", "crowdtwist_async")
-    errors, stats = call_all([random_faults(seed, 0.2)], 1000, at_once=16)
+    errors, stats = call_all([random_faults(seed, 0.2)], 600, at_once=16)
 
-    assert len(errors) <= 10
-    assert stats.requests <= 1350
+    assert len(errors) <= 6
+    assert stats.requests <= 810
 
 
 UNKNOWN = status(404, b'{"system": "pos", "reason": "user_not_found", "description": "", "message": "no"}')
@@ -230,8 +237,8 @@ REFUSED = [UNKNOWN, status(400, b"{}"), status(403, b"{}")]
 @pytest.mark.parametrize("answer", REFUSED, ids=["unknown", "bad", "not allowed"])
 def test_an_answer_that_is_an_error_gives_back_too(answer: Outcome) -> None:
     """Retries work where the API answers after them, though it knows nobody: as many are made as are needed."""
-    errors, stats = call_all([status(503, retry_after="0"), answer] * 100, 100)
+    errors, stats = call_all([status(503, retry_after="0"), answer] * 50, 50)
 
-    assert (200, 100) == (stats.requests, stats.retries)
+    assert (100, 50) == (stats.requests, stats.retries)
     assert not any(isinstance(error, ServerError) for error in errors)
-    assert 100 == len(errors)
+    assert 50 == len(errors)
