@@ -1120,7 +1120,7 @@ def test_keys_in_links_do_not_reach_a_page(escape: str) -> None:
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(KEY),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
-    max_leaves=10,
+    max_leaves=5,
 )
 PROPERTIES = sorted(
     {
@@ -1156,7 +1156,7 @@ def assert_ours(call: Call[Any], status: int, outcome: Any) -> None:
 
 @pytest.mark.parametrize("call", BY_ENDPOINT)
 @settings(deadline=None, max_examples=150)
-@given(body=JSON_VALUES | st.dictionaries(st.sampled_from(PROPERTIES), JSON_VALUES), status=STATUSES)
+@given(body=JSON_VALUES | st.dictionaries(st.sampled_from(PROPERTIES), JSON_VALUES, max_size=4), status=STATUSES)
 @example(body={"error": {"errors": [{KEY: KEY}], "code": 404}}, status=200)
 @example(body={"error": "no_data"}, status=400)
 def test_any_json_is_a_result_or_an_error_of_ours(call: Call[Any], body: Any, status: int) -> None:
