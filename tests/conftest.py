@@ -23,6 +23,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from blockbuster import BlockBusterFunction, BlockingError, blockbuster_ctx
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from crowdtwist_async import CrowdTwistClient, CrowdTwistError
 
@@ -51,6 +52,11 @@ _FORMS = {
     for key in (KEY, PUBLIC_KEY, PRIVATE_KEY)
     for form in (key, quote(key, safe=""), quote(key), quote_plus(key), key.replace("/", "\\/"))
 }
+
+
+def any_text(**sizes: int) -> st.SearchStrategy[str]:
+    """What `st.text()` draws, which first encodes all that Unicode has, for seconds, to leave the surrogates out."""
+    return st.text(st.characters(exclude_categories=["Cs"]), **sizes)
 
 
 def leaks(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from conftest import KEY, PRIVATE_KEY, PUBLIC_KEY, captured_locals, leaks
+from conftest import KEY, PRIVATE_KEY, PUBLIC_KEY, any_text, captured_locals, leaks
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -197,7 +197,7 @@ def refusal(key: str) -> str:
 
 
 @hypothesis_settings(deadline=None)
-@given(st.one_of(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E)), st.text()))
+@given(st.one_of(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E)), any_text()))
 @example(KEY)
 @example("a&b=c#d?e/f%2F\\\"'<>;")
 def test_keys_are_refused_unseen_or_sent_exactly(key: str) -> None:
