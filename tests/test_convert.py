@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from attrs import NOTHING, field, fields, frozen
+from conftest import any_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -538,14 +539,14 @@ def test_a_models_own_rule_is_told_at_its_object(number: int) -> None:
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | st.floats() | any_text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text(max_size=10), inner, max_size=4),
     max_leaves=5,
 )
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(sorted(REWARD)), JSON_VALUES))
+@given(st.dictionaries(st.sampled_from(sorted(REWARD)), JSON_VALUES, max_size=5))
 def test_any_mixture_of_values_is_read_or_refused_with_its_place(changes: dict[str, Any]) -> None:
     """A refusal names one of the fields that were changed."""
     refused = set()

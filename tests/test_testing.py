@@ -8,12 +8,13 @@ import json
 import typing
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from functools import cache
 from typing import Any
 
 import pytest
 import respx
 from attrs import fields
-from conftest import KEY
+from conftest import KEY, any_text
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import ScriptedTransport
@@ -53,11 +54,11 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
     """Every value that a field of this type can have."""
     leaves: dict[Any, st.SearchStrategy[Any]] = {
         int: st.integers(-(2**63), 2**63 - 1),
-        str: st.text(),
+        str: any_text(),
         bool: st.booleans(),
         datetime: st.datetimes(timezones=st.just(UTC)),
         type(None): st.none(),
-        ExtraData: st.dictionaries(st.text(), st.none() | st.integers() | st.text()).map(ExtraData),
+        ExtraData: st.dictionaries(any_text(), st.none() | st.integers() | any_text()).map(ExtraData),
     }
     if kind in (Segment, Partner):
         return st.builds(kind, **changes_of(kind))
@@ -66,6 +67,7 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
     )
 
 
+@cache
 def changes_of(model: Any) -> dict[str, st.SearchStrategy[Any]]:
     """A strategy for each field of a model."""
     hints = typing.get_type_hints(model)
