@@ -51,8 +51,8 @@ def server() -> Iterator[ReferenceServer]:
     """A server that was written from the reference pages alone."""
     with ReferenceServer(
         key=KEY,
-        purchases={"7": make_purchases(133), "8": make_purchases(4), "9": []},
-        rewards={"7": make_rewards(133), "8": make_rewards(4), "9": []},
+        purchases={"6": make_purchases(33), "7": make_purchases(133), "8": make_purchases(4), "9": []},
+        rewards={"6": make_rewards(33), "7": make_rewards(133), "8": make_rewards(4), "9": []},
         points={"7": (7, 4000, 1000)},
         aliases={("email", "alice+1@example.com"): "7", ("third_party_id", "a/b%2F?#"): "7"},
     ) as running:
@@ -133,11 +133,11 @@ async def test_walks_cost_a_request_a_page(server: ReferenceServer, endpoint: st
 
 START_PAGES = {
     # start page: rows forward, requests forward, rows backward, requests backward
-    0: (133, 15, 0, 1),
-    -1: (133, 15, 0, 1),
-    1: (133, 14, 10, 1),
-    14: (3, 1, 133, 14),
-    99: (0, 1, 133, 15),
+    0: (33, 5, 0, 1),
+    -1: (33, 5, 0, 1),
+    1: (33, 4, 10, 1),
+    4: (3, 1, 33, 4),
+    99: (0, 1, 33, 5),
 }
 
 
@@ -148,14 +148,14 @@ async def test_walks_from_any_page(server: ReferenceServer, endpoint: str, start
     """A walk may begin before, in, or beyond the range, in both directions."""
     async with make_client(server) as client:
         walk = getattr(client, f"iter_user_{endpoint}")
-        everything = await walk("7").collect()
+        everything = await walk("6").collect()
         before = len(server.requests)
-        forward = await walk("7", start_page=start).collect()
+        forward = await walk("6", start_page=start).collect()
         between = len(server.requests)
-        backward = await walk("7", start_page=start, reverse=True).collect()
+        backward = await walk("6", start_page=start, reverse=True).collect()
         found = len(forward), between - before, len(backward), len(server.requests) - between
     assert START_PAGES[start] == found
-    assert everything[133 - len(forward) :] == forward
+    assert everything[33 - len(forward) :] == forward
     assert everything[: len(backward)][::-1] == backward
 
 
@@ -575,7 +575,7 @@ def test_a_loop_of_calls_that_are_refused_can_be_cancelled(backend: str, user: s
         async with client:
             if closed:
                 await client.aclose()
-            with anyio.move_on_after(0.05):
+            with anyio.move_on_after(0.02):
                 while calls < 1_000_000:
                     calls += 1
                     with suppress(ClientClosedError, InvalidArgumentError):

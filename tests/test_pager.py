@@ -269,7 +269,7 @@ LIARS = st.builds(
 
 
 @given(honest_servers(), st.booleans(), st.sampled_from(("asyncio", "trio")))
-@settings(database=None, deadline=None, max_examples=50)
+@settings(database=None, deadline=None, max_examples=40)
 def test_an_honest_server_is_walked_exactly_once(server: Server, reverse: bool, backend: str) -> None:
     """Every row once, in order or in exact reverse, at one request a page and one for no rows."""
     found = run(server, lambda client: rows(server.walk(client, reverse=reverse)), backend)
@@ -279,7 +279,7 @@ def test_an_honest_server_is_walked_exactly_once(server: Server, reverse: bool, 
 
 
 @given(honest_servers(), st.integers(-2, 12) | st.just(2**63 - 1))
-@settings(database=None, deadline=None, max_examples=50)
+@settings(database=None, deadline=None, max_examples=40)
 def test_a_forward_walk_from_any_page(server: Server, start: int) -> None:
     """From below 1 it goes over page 1; from beyond the end it gives nothing, for one request."""
     found = run(server, lambda client: rows(server.walk(client, start_page=start)))
@@ -290,7 +290,7 @@ def test_a_forward_walk_from_any_page(server: Server, start: int) -> None:
 
 
 @given(honest_servers(), st.integers(-2, 12) | st.just(2**63 - 1))
-@settings(database=None, deadline=None, max_examples=50)
+@settings(database=None, deadline=None, max_examples=40)
 def test_a_backward_walk_from_any_page(server: Server, start: int) -> None:
     """From beyond the end it goes to the last available page; from page 1 or below it ends there."""
     found = run(server, lambda client: rows(server.walk(client, start_page=start, reverse=True)))
@@ -301,7 +301,7 @@ def test_a_backward_walk_from_any_page(server: Server, start: int) -> None:
 
 
 @given(servers_with_a_wrong_count(), st.booleans())
-@settings(database=None, deadline=None, max_examples=80)
+@settings(database=None, deadline=None, max_examples=60)
 def test_one_wrong_count_costs_no_row_and_one_empty_page_at_most(
     server: OneCountWrong, reverse: bool
 ) -> None:
@@ -314,7 +314,7 @@ def test_one_wrong_count_costs_no_row_and_one_empty_page_at_most(
 
 
 @given(st.data(), st.booleans())
-@settings(database=None, deadline=None, max_examples=50)
+@settings(database=None, deadline=None, max_examples=40)
 def test_two_low_counts_cost_no_row(data: st.DataObject, reverse: bool) -> None:
     """Low counts that do not agree on an end before the last page lose nothing, and cost nothing."""
     server = OneCountWrong(data.draw(st.integers(1, 55)))
@@ -352,7 +352,7 @@ async def walked(server: Server, client: CrowdTwistClient, **options: Any) -> Wa
 
 
 @given(LIARS, st.booleans(), st.sampled_from(("ignore", "warn", "raise")))
-@settings(database=None, deadline=None, max_examples=120)
+@settings(database=None, deadline=None, max_examples=100)
 def test_a_lying_server_neither_traps_nor_doubles(server: Liar, reverse: bool, on_drift: OnDrift) -> None:
     """
     Every walk ends soon, with rows in strict order, or an error that kept them and has a cursor.
@@ -375,7 +375,7 @@ def test_a_lying_server_neither_traps_nor_doubles(server: Liar, reverse: bool, o
 
 
 @given(LIARS, st.integers(1, 9))
-@settings(database=None, deadline=None, max_examples=50)
+@settings(database=None, deadline=None, max_examples=40)
 def test_a_lying_server_keeps_a_forward_walk_complete_so_far(server: Liar, start: int) -> None:
     """Up to where a forward walk stops, no row of its pages is missing."""
     with patch.object(_page_walk, "MAX_PAGES", 60):
@@ -386,7 +386,7 @@ def test_a_lying_server_keeps_a_forward_walk_complete_so_far(server: Liar, start
 
 
 @given(honest_servers(), st.booleans(), st.integers(0, 50), st.sampled_from(("asyncio", "trio")))
-@settings(database=None, deadline=None, max_examples=50)
+@settings(database=None, deadline=None, max_examples=40)
 def test_a_walk_left_anywhere_goes_on_with_its_cursor(
     server: Server, reverse: bool, taken: int, backend: str
 ) -> None:
@@ -404,7 +404,7 @@ def test_a_walk_left_anywhere_goes_on_with_its_cursor(
 
 
 @given(honest_servers(), st.booleans(), st.sets(st.integers(1, 12)))
-@settings(database=None, deadline=None, max_examples=50)
+@settings(database=None, deadline=None, max_examples=40)
 def test_a_walk_that_fails_anywhere_goes_on_with_the_cursor_of_the_error(
     server: Server, reverse: bool, faults: set[int]
 ) -> None:
@@ -426,7 +426,7 @@ def test_a_walk_that_fails_anywhere_goes_on_with_the_cursor_of_the_error(
 
 
 @given(honest_servers(), st.booleans(), st.sets(st.integers(1, 12)))
-@settings(database=None, deadline=None, max_examples=50)
+@settings(database=None, deadline=None, max_examples=40)
 def test_the_same_walk_goes_on_after_a_failed_request(
     server: Server, reverse: bool, faults: set[int]
 ) -> None:

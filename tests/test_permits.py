@@ -614,12 +614,12 @@ async def test_closing_amid_thousands_of_calls_lets_others_run(cancelled: bool) 
         errors.append(await raised(lambda: sender.send(POINTS_CALL, with_deadline(None))))
 
     async def turn() -> None:
-        while len(errors) < 2_000:
+        while len(errors) < 1_200:
             turns.append(len(errors))
             await checkpoint()
 
     async with anyio.create_task_group() as tasks:
-        for _ in range(2_000):
+        for _ in range(1_200):
             tasks.start_soon(call)
         await anyio.wait_all_tasks_blocked()
         tasks.start_soon(turn)
@@ -628,8 +628,8 @@ async def test_closing_amid_thousands_of_calls_lets_others_run(cancelled: bool) 
                 scope.cancel()
             before = len(turns)
             await sender.waits.end()
-            assert cancelled or len(turns) - before >= 10
-    assert [ClientClosedError] * 2_000 == [type(error) for error in errors]
+            assert cancelled or len(turns) - before >= 6
+    assert [ClientClosedError] * 1_200 == [type(error) for error in errors]
 
 
 async def test_what_is_not_sent_again_is_no_retry() -> None:

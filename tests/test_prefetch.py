@@ -282,7 +282,7 @@ WALKS = st.fixed_dictionaries(
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @given(servers(), WALKS, st.integers(1, 9), st.booleans(), st.integers(0, 40))
-@settings(database=None, deadline=None, max_examples=60)
+@settings(database=None, deadline=None, max_examples=50)
 def test_whatever_the_server_the_walk_is_the_same(
     backend: str, server: Pages, options: dict[str, Any], ahead: int, by_page: bool, taken: int
 ) -> None:
@@ -314,7 +314,7 @@ def test_whatever_the_server_the_walk_is_the_same(
     st.integers(0, 40),
     st.sampled_from(("asyncio", "trio")),
 )
-@settings(database=None, deadline=None, max_examples=80)
+@settings(database=None, deadline=None, max_examples=60)
 def test_an_honest_server_gets_no_request_more(
     rows: int, size: int, links: bool, options: dict[str, Any], ahead: int, taken: int, backend: str
 ) -> None:
@@ -1148,8 +1148,8 @@ async def test_no_traceback_shows_the_user() -> None:
 @both_directions
 async def test_over_real_connections(reverse: bool) -> None:
     """Over sockets the rows, their order and the number of requests are those of the plain walk."""
-    with ReferenceServer(key=KEY, purchases={"7": make_purchases(133)}, rewards={}, points={}) as server:
+    with ReferenceServer(key=KEY, purchases={"7": make_purchases(63)}, rewards={}, points={}) as server:
         async with CrowdTwistClient(api_key=KEY, api_url=server.url, pos_url=server.url) as client:
             plain = await client.iter_user_purchases("7", reverse=reverse).collect()
             assert plain == await client.iter_user_purchases("7", reverse=reverse).collect(prefetch=4)
-        assert 28 == len(server.requests)
+        assert 14 == len(server.requests)
