@@ -43,7 +43,7 @@ _FAULTS: dict[str, Callable[[], Fault]] = {
     "reset": lambda: Fault.reset(),
     "delay": lambda: Fault.delay(2),
 }
-_MEMBERS = 7
+_MEMBERS = 5
 _UNKNOWN = "29999999"
 _REFUSED = status(400, b'{"error": {"errors": [{"reason": "param_error", "message": "no"}]}}')
 

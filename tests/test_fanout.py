@@ -207,7 +207,7 @@ async def test_as_they_come() -> None:
 async def test_a_slow_first_key_of_an_ordered_run_holds_up_a_window(concurrency: int) -> None:
     """The keys behind it are begun until the window is full, and come in order when it is done."""
     members = Members(held=["0"])
-    keys = Keys(200)
+    keys = Keys(60)
     async with members.client() as client:
         async with client.fan_out(
             client.points_awaiting_fulfillment, keys, concurrency=concurrency, ordered=True
@@ -219,7 +219,7 @@ async def test_a_slow_first_key_of_an_ordered_run_holds_up_a_window(concurrency:
             members.held["0"].set()
             found = [outcome.key async for outcome in run]
 
-    assert numbers(200) == found
+    assert numbers(60) == found
 
 
 async def test_any_order_of_replies_gives_the_order_of_the_keys() -> None:
@@ -248,7 +248,7 @@ async def test_keys_are_read_as_they_are_needed(concurrency: int, ordered: bool)
             client.points_awaiting_fulfillment, keys, concurrency=concurrency, ordered=ordered
         ) as run:
             ahead = set()
-            for taken in range(1, 60):
+            for taken in range(1, 40):
                 await anext(run)
                 await settle()
                 ahead.add(keys.read - taken)
@@ -700,8 +700,8 @@ async def test_cancelling_anywhere_leaves_nothing(ordered: bool) -> None:
             assert (0, before) == (members.in_flight, tasks_alive())
             assert 0 == run.in_flight
         with anyio.fail_after(5):
-            async with client.fan_out(client.points_awaiting_fulfillment, numbers(1000)) as run:
-                assert 1000 == len([outcome async for outcome in run if outcome.ok])
+            async with client.fan_out(client.points_awaiting_fulfillment, numbers(200)) as run:
+                assert 200 == len([outcome async for outcome in run if outcome.ok])
 
     assert turns > 10
 
@@ -848,12 +848,12 @@ async def peak_of(client: CrowdTwistClient, keys: int, *, ordered: bool) -> int:
 @both_orders
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_memory_does_not_grow_with_the_keys(ordered: bool) -> None:
-    """Ten times the keys take at most a MiB more."""
+    """Ten times the keys take at most a quarter of a MiB more."""
     async with Members().client() as client:
-        small = await peak_of(client, 1_000, ordered=ordered)
-        large = await peak_of(client, 10_000, ordered=ordered)
+        small = await peak_of(client, 300, ordered=ordered)
+        large = await peak_of(client, 3_000, ordered=ordered)
 
-    assert abs(large - small) < 2**20
+    assert abs(large - small) < 2**18
 
 
 @both_orders

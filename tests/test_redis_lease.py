@@ -185,7 +185,7 @@ def most_beyond(moments: Sequence[float], interval: float) -> float:
     return most
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(PLANS)
 def test_no_span_of_time_ever_has_more_than_its_permits(plan: Plan) -> None:
     """
@@ -206,7 +206,7 @@ def used_in_the_pause(plan: Plan) -> int:
     return bisect_left(moments, 11.0 - 1e-6) - bisect_right(moments, 5.0 + HORIZON + LATE)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(PLANS)
 def test_a_pause_reaches_everybody_within_a_second(plan: Plan) -> None:
     """
