@@ -84,14 +84,24 @@ def test_a_failure_is_told_with_its_seed(tmp_path: Path, monkeypatch: pytest.Mon
     assert "what it said" == (tmp_path / "state.2.log").read_text()
 
 
-def test_a_run_is_one_of_pytest() -> None:
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have pytest run in one process, with the plugins that our settings and options are for alone."""
+    monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "0")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv(
+        "PYTEST_PLUGINS", "anyio.pytest_plugin,pytest_asyncio.plugin,pytest_randomly,xdist.plugin"
+    )
+
+
+def test_a_run_is_one_of_pytest(plain: None) -> None:
     """Of the files that are given."""
     [ran], said = repeat.run(["test_guards.py"], 7)
     assert ("test_guards.py", 7, []) == (*ran[:2], ran.failed)
     assert f"{ran.tests} passed" in said
 
 
-def test_a_run_that_fails_as_a_whole_has_passed_nothing() -> None:
+def test_a_run_that_fails_as_a_whole_has_passed_nothing(plain: None) -> None:
     """As when a file is not there."""
     [here, gone], _ = repeat.run(["test_guards.py", "test_that_is_gone.py"], 7)
     assert here.failed == gone.failed
