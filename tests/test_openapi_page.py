@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import KEY, leaks
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 from crowdtwist_async.emulator import Emulator, Fault
 from crowdtwist_async.emulator.openapi import document
@@ -68,22 +68,29 @@ def emulator() -> Emulator:
     return _emulator
 
 
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One for all pages that keep nothing: each more is a process of Chromium's."""
+    width, height = DESKTOP
+    with browser.new_context(viewport={"width": width, "height": height}, bypass_csp=False) as opened:
+        yield opened
+
+
 class Watched:
     """A page, and everything that it complained about and asked for."""
 
     def __init__(
-        self, browser: Browser, url: str, size: tuple[int, int] = DESKTOP, scheme: Any = "light"
+        self, context: BrowserContext, url: str, size: tuple[int, int] = DESKTOP, scheme: Any = "light"
     ) -> None:
         width, height = size
-        self.context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, bypass_csp=False
-        )
-        self.page: Page = self.context.new_page()
+        self.page: Page = context.new_page()
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.emulate_media(color_scheme=scheme)
         self.complaints: list[str] = []
         self.asked: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._heed)
-        self.context.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(f"{url}/docs")
         expect(self.page.locator("article")).to_have_count(len(OPERATIONS))
 
@@ -112,11 +119,11 @@ class Watched:
 
 
 @pytest.fixture
-def watched(browser: Browser, server: EmulatorServer) -> Iterator[Watched]:
+def watched(context: BrowserContext, server: EmulatorServer) -> Iterator[Watched]:
     """The page, which complains about nothing and asks nobody but its emulator."""
-    opened = Watched(browser, server.url)
+    opened = Watched(context, server.url)
     yield opened
-    opened.context.close()
+    opened.page.close()
     assert [] == opened.complaints
     assert [] == [url for url in opened.asked if not url.startswith((f"{server.url}/", "data:"))]
     assert f"{server.url}/openapi.json" in opened.asked
@@ -192,9 +199,9 @@ def test_pages_are_turned(watched: Watched, emulator: Emulator) -> None:
     assert 2 == emulator.stats.requests
 
 
-def test_refusals_and_faults_are_shown(browser: Browser, faulty: EmulatorServer) -> None:
+def test_refusals_and_faults_are_shown(context: BrowserContext, faulty: EmulatorServer) -> None:
     """As they came, never as markup; a lost connection in words."""
-    watched = Watched(browser, faulty.url)
+    watched = Watched(context, faulty.url)
 
     assert "user_not_found" in watched.send("user_purchases", 404, user_id="<b>nobody</b>")
     assert "Please sign in." in watched.send("user_purchases", 200)
@@ -202,12 +209,13 @@ def test_refusals_and_faults_are_shown(browser: Browser, faulty: EmulatorServer)
     form.get_by_role("button", name="Send").click()
     expect(form.locator(".reply")).to_contain_text("No reply")
     assert 0 == watched.page.locator(".reply b").count()
-    watched.context.close()
+    watched.page.close()
 
 
 def test_the_key_stays_in_its_field(browser: Browser, guarded: EmulatorServer) -> None:
     """Another than the public one is asked for, hidden, sent, never shown, and gone after a reload."""
-    watched = Watched(browser, guarded.url)
+    context = browser.new_context()
+    watched = Watched(context, guarded.url)
     page, field = watched.page, watched.page.get_by_label("API key")
     assert ("", "password") == (field.input_value(), field.get_attribute("type"))
     watched.send("user_rewards", 403)
@@ -223,7 +231,7 @@ def test_the_key_stays_in_its_field(browser: Browser, guarded: EmulatorServer) -
     page.reload()
     expect(page.locator("article")).to_have_count(len(OPERATIONS))
     assert "" == field.input_value()
-    watched.context.close()
+    context.close()
 
 
 def test_a_link_opens_its_schema(watched: Watched) -> None:
@@ -239,10 +247,10 @@ def test_a_link_opens_its_schema(watched: Watched) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_everybody_can_read_it(
-    browser: Browser, server: EmulatorServer, size: tuple[int, int], scheme: str
+    context: BrowserContext, server: EmulatorServer, size: tuple[int, int], scheme: str
 ) -> None:
     """Nothing is wider than the window, all fields have labels, and no text is fainter than WCAG's 4.5 to 1."""
-    watched = Watched(browser, server.url, size, scheme)
+    watched = Watched(context, server.url, size, scheme)
     watched.send("user_rewards", 200)
     watched.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
 
@@ -254,7 +262,7 @@ def test_everybody_can_read_it(
     faint = [(ratio, text) for ratio, text in watched.page.evaluate(CONTRASTS) if ratio < 4.5]
     assert [] == faint
     assert ("dark" == scheme) == (watched.page.evaluate(LUMINANCE_OF_BODY) < 0.5)
-    watched.context.close()
+    watched.page.close()
 
 
 _COLOURS = """
