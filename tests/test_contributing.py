@@ -28,6 +28,8 @@ def test_the_other_blocks_run(text: str) -> None:
         "PATH": f"{sys.prefix}/bin:/usr/bin:/bin",
         "PYTHONPATH": str(ROOT),
         "PYTEST_ADDOPTS": "-p no:cacheprovider",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_PLUGINS": "anyio.pytest_plugin,pytest_asyncio.plugin",
     }
     ran = run(shell(text), environment, ROOT)
 
