@@ -47,8 +47,9 @@ def test_the_blocks_pass(plugin: str, loops: int, tmp_path: Path) -> None:
         plain += len(re.findall(r"^def test_", text, re.MULTILINE))
     (folder / "pytest.ini").write_text(INI)
     with emulated(tmp_path) as environment:
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--strict-markers", "-q"]
-        ran = run(command, environment, folder)
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        plugins = ("-p", "anyio.pytest_plugin", "-p", "pytest_asyncio.plugin", "-p", "no:cacheprovider")
+        ran = run([sys.executable, "-m", "pytest", *plugins, "--strict-markers", "-q"], environment, folder)
     assert 0 == ran.returncode, ran.stdout
     assert re.search(rf"\b{asynchronous * loops + plain} passed in ", ran.stdout)
 

@@ -80,17 +80,27 @@ def test_no_plugin(crowdtwist_client):
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run pytest in another process, whose environment has nothing of this one's but the path."""
+    """
+    Run pytest in another process, whose environment has nothing of this one's but the path.
+
+    The plugins are those for async tests, unless all that are installed are wanted.
+    """
     for name in list(os.environ):
         if name.startswith(("CROWDTWIST_", "PYTEST_", "COV_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("NO_PROXY", "*")
 
-    def run(ini: str, *arguments: str) -> pytest.RunResult:
+    def run(ini: str, *arguments: str, all_plugins: bool = False) -> pytest.RunResult:
         pytester.makeini(ini)
-        alone = ("-p", "no:asyncio") if ini.startswith(ANYIO_ONLY) else ()
-        return pytester.run(sys.executable, "-m", "pytest", *STRICT, *alone, *arguments, timeout=300)
+        anyio_only = ini.startswith(ANYIO_ONLY)
+        if all_plugins:
+            plugins = ("-p", "no:asyncio") if anyio_only else ()
+        else:
+            monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+            plugins = () if "no:anyio" in arguments else ("-p", "anyio.pytest_plugin")
+            plugins += () if anyio_only else ("-p", "pytest_asyncio.plugin")
+        return pytester.run(sys.executable, "-m", "pytest", *STRICT, *plugins, *arguments, timeout=300)
 
     return run
 
@@ -138,13 +148,13 @@ def test_in_parallel_and_in_random_order(
     for name in ("API_KEY_FILE", "CLIENT_ID", "ENVIRONMENT", "BUDGET", "PER_MINUTE"):
         monkeypatch.setenv(f"CROWDTWIST_{name}", "no such thing")
     write(pytester, USES.format(mark="@pytest.mark.anyio"))
-    run(ASYNCIO.format("strict"), "-n", "2", "-p", "randomly").assert_outcomes(passed=9)
+    run(ASYNCIO.format("strict"), "-p", "xdist", "-n", "2", "-p", "randomly").assert_outcomes(passed=9)
 
 
 def test_nobody_gets_it_unasked(run: Run, pytester: pytest.Pytester) -> None:
     """Without the line in the conftest there is no fixture, and no mark."""
     write(pytester, "def test_it(crowdtwist_emulator): ...", conftest="")
-    result = run(ANYIO)
+    result = run(ANYIO, all_plugins=True)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines("*fixture 'crowdtwist_emulator' not found*")
 
