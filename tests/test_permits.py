@@ -743,6 +743,34 @@ class Store:
             raise ConnectionError("redis://:hunter2@store:6379 is away")
 
 
+@pytest.mark.parametrize("pauses", [(3.0, 1.0), (1.0, 3.0)], ids=str)
+async def test_a_429_pauses_a_client_whose_budget_forgets_it(pauses: tuple[float, float]) -> None:
+    """The client knows too, and the longer of two counts."""
+    permits = make_permits(Store("nothing"))
+    for seconds in pauses:
+        await permits.heed(limited(seconds), POS, 120.0)
+    assert [3.0, 3.0] == await take_in_line(permits, 2)
+
+
+async def test_a_permit_that_was_given_up_before_a_pause_is_not_used_after_it() -> None:
+    """It is from before: another is asked for."""
+
+    class Slow(Store):
+        asked = 0
+
+        async def reserve(self, n: int = 1, /) -> float:
+            self.asked += 1
+            return 1.0
+
+    budget, watch = Slow("nothing"), Stopwatch()
+    permits = make_permits(budget)
+    with anyio.move_on_after(0.5):
+        await permits.take()
+    await permits.heed(limited(0.25), POS, 120.0)
+    await permits.take()
+    assert (2, 1.5) == (budget.asked, watch.seconds)
+
+
 async def test_a_budget_that_can_t_reserve_is_told_without_its_text() -> None:
     """Its text may hold a password, its class says enough; without a permit nothing is sent."""
     transport = ScriptedTransport()
