@@ -300,6 +300,17 @@ def test_a_backward_walk_from_any_page(server: Server, start: int) -> None:
     assert [start, *below] == server.asked
 
 
+@on_both_loops
+async def test_a_backward_walk_of_nothing_from_page_1_ends_there() -> None:
+    """Nothing lies below it, so no end is looked for."""
+    server = Server(0)
+    async with server.client() as client:
+        with anyio.fail_after(5):
+            assert [] == await rows(server.walk(client, start_page=1, reverse=True))
+
+    assert [1] == server.asked
+
+
 @given(servers_with_a_wrong_count(), st.booleans())
 @settings(database=None, deadline=None, max_examples=60)
 def test_one_wrong_count_costs_no_row_and_one_empty_page_at_most(
