@@ -329,7 +329,7 @@ def test_shards_whose_command_is_gone_end(api: Api, cluster: Any, ids: Path, tmp
     async def leave() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(
-                partial(export_on_dask, date_end=LAST_DAY, per_minute=300, concurrency=2),
+                partial(export_on_dask, date_end=LAST_DAY, per_minute=120, concurrency=2),
                 *(cluster.scheduler_address, "purchases", ids, output),
             )
             while api.stats.requests < 20:  # noqa: ASYNC110 - counted by another thread
@@ -340,7 +340,7 @@ def test_shards_whose_command_is_gone_end(api: Api, cluster: Any, ids: Path, tmp
 
     for index in range(2):
         until(partial(is_free, ledger_of_shard(output, index, 4)))
-    assert api.stats.requests < ALL
+    assert api.stats.requests < ALL / 2  # in two of four shards
 
 
 def is_free(path: Path) -> bool:
