@@ -94,6 +94,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(ini: str, *arguments: str, all_plugins: bool = False) -> pytest.RunResult:
         pytester.makeini(ini)
         anyio_only = ini.startswith(ANYIO_ONLY)
+        plugins: tuple[str, ...]
         if all_plugins:
             plugins = ("-p", "no:asyncio") if anyio_only else ()
         else:
