@@ -38,7 +38,7 @@ import crowdtwist_async
 from crowdtwist_async.emulator import Emulator
 
 FORMATS = ("jsonl", "csv", "parquet", "sqlite")
-MEMBERS = 120
+MEMBERS = 300
 CONCURRENCY = 16
 UNKNOWN = 10
 """Ids that nobody has; as many are listed twice."""
@@ -164,15 +164,17 @@ class Series:
         kind: The format.
         folder: An empty one, for everything.
         seed: The same seed makes the same kills, as far as their instants are not random.
+        members: How many are exported.
     """
 
-    def __init__(self, kind: str, folder: Path, seed: int = 0) -> None:
+    def __init__(self, kind: str, folder: Path, seed: int = 0, members: int = MEMBERS) -> None:
         self.tally = Tally(kind)
         self._kind = kind
         self._seed = seed
+        self._members = members
         self._folder = folder
         self._output = Output(folder / "output", kind)
-        self._ids, self._failing = folder / "ids.txt", _write_ids(folder / "ids.txt")
+        self._ids, self._failing = folder / "ids.txt", _write_ids(folder / "ids.txt", members)
         self._wholes: dict[str, Whole] = {}
 
     def run(self, kills: int) -> Tally:
@@ -216,7 +218,7 @@ class Series:
         missing = EXPECTED_KINDS[self._kind] - {*whole.calls}
         if missing:
             raise RuntimeError(f"the package makes no call of these kinds any more: {', '.join(missing)}")
-        emulator = Emulator(members=MEMBERS)
+        emulator = Emulator(members=self._members)
         rows = {user_id: emulator.purchases_of(user_id) for user_id in emulator.member_ids()}
         if Counter(row[0] for row in whole.state.rows.elements()) != Counter(rows):
             raise RuntimeError("an export that nothing stops has not the rows of the emulator")
@@ -343,7 +345,15 @@ class Series:
 
     def _run(self, scenario: Scenario, stop: Failpoint | Instant | None, flags: Sequence[str]) -> Ended:
         """Run the command to its end, whatever that is."""
-        arguments = ["export", "purchases", "--emulator", "--members", str(MEMBERS), "--ids", str(self._ids)]
+        arguments = [
+            "export",
+            "purchases",
+            "--emulator",
+            "--members",
+            str(self._members),
+            "--ids",
+            str(self._ids),
+        ]
         arguments += ["-o", str(self._output.path), "--summary", str(self._output.summary)]
         arguments += ["--concurrency", str(CONCURRENCY), "--quiet", *flags]
         return self._command.run(arguments, self._failing if scenario.failing else [], stop)
@@ -413,12 +423,12 @@ class WrongError(Exception):
     """What went wrong in a round."""
 
 
-def _write_ids(path: Path) -> list[str]:
+def _write_ids(path: Path, members: int) -> list[str]:
     """Write the ids to export; return those that fail where some do."""
-    known = list(Emulator(members=MEMBERS).member_ids())
+    known = list(Emulator(members=members).member_ids())
     unknown = [str(int(known[-1]) + 1 + number) for number in range(UNKNOWN)]
     every = [*known, *unknown, *known[:UNKNOWN]]
-    random.Random(MEMBERS).shuffle(every)
+    random.Random(members).shuffle(every)
     path.write_text("".join(f"{user_id}\n" for user_id in every))
     return known[::FAILING]
 
