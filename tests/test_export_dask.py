@@ -61,6 +61,7 @@ from crowdtwist_async.export.dask import cluster as dask_cluster
 from crowdtwist_async.export.dask import export_on_dask
 from crowdtwist_async.export.dask import worker as dask_worker
 from crowdtwist_async.export.dask.cluster import Spread
+from crowdtwist_async.export.dask.owned import is_told
 from crowdtwist_async.export.dask.run import Run
 from crowdtwist_async.export.dask.total import Total
 from crowdtwist_async.export.ledger import Ledger
@@ -525,29 +526,31 @@ def test_a_signal_while_the_cluster_starts_ends_all(
     assert (130, "crowdtwist: interrupted\n") == (running.returncode, said)
 
 
-def test_what_the_end_of_a_cluster_cuts_off_is_not_told(tmp_path: Path) -> None:
-    """A worker's heartbeat, which Dask logs with a traceback, and a handshake, of which it warns."""
-    done = run([sys.executable, f"{ROOT / 'tests' / 'ending_cluster.py'}"], dict(os.environ), tmp_path)
+@pytest.mark.parametrize("when", ["starting", "running"])
+def test_what_the_end_of_a_cluster_cuts_off_is_not_told(tmp_path: Path, when: str) -> None:
+    """A worker's heartbeat, which Dask logs with a traceback, and what it only warns of."""
+    program = [sys.executable, f"{ROOT / 'tests' / 'ending_cluster.py'}", when]
+    done = run(program, {**os.environ, "HEARTBEAT": f"{tmp_path / 'heartbeat'}"}, tmp_path)
 
-    assert (0, "heartbeats and a handshake were cut off\n", "") == (done.returncode, done.stdout, done.stderr)
+    assert (0, f"ended while {when}, amid heartbeats\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
 @pytest.mark.parametrize(
-    ("line", "status", "is_told"),
+    ("line", "status", "told"),
     [
         ("Failed to communicate with scheduler", "running", True),
         ("Failed to communicate with scheduler", "closing", False),
         ("Scheduler was unaware of this worker", "running", False),
     ],
 )
-def test_heartbeats_that_fail_before_the_end_are_told(line: str, status: str, is_told: bool) -> None:
+def test_heartbeats_that_fail_before_the_end_are_told(line: str, status: str, told: bool) -> None:
     """By the worker's status; but the scheduler may let go of a worker before it ends."""
     worker = SimpleNamespace(status=SimpleNamespace(name=status))
     record = logging.LogRecord("distributed.worker", logging.ERROR, "", 1, line, (), None, "heartbeat")
     other = logging.LogRecord("distributed.worker", logging.ERROR, "", 1, line, (), None, "execute")
 
-    assert is_told == dask_worker.is_told(worker, record)
-    assert dask_worker.is_told(worker, other)
+    assert told == is_told(worker, record)
+    assert is_told(worker, other)
 
 
 def children_of(process_id: int) -> list[str]:

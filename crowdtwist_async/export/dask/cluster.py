@@ -35,6 +35,7 @@ _SHARDS_AT_A_THREAD = 2
 """A worker that is lost delays the shards that it had: smaller ones are made up for sooner."""
 _JOIN_SECONDS = 60.0
 _HAS_MASKS = hasattr(signal, "pthread_sigmask")
+_OF_AN_END = ("TLS handshake failed", "Worker process still alive")
 _MISSING = "Dask needs more packages: pip install 'crowdtwist-async[dask]'"
 
 
@@ -52,32 +53,35 @@ async def cluster_at(address: str) -> AsyncIterator[Any]:
     try:
         await _started(cluster)
         async with _connected(client_class, cluster) as client:
-            await client.register_plugin(worker.owned())
             yield client
     finally:
-        with _cut_handshakes_untold():
+        with _end_untold():
             await _to_its_end(cluster.close())
 
 
 @contextmanager
-def _cut_handshakes_untold() -> Iterator[None]:
-    """Say nothing of connections that a worker began when it was ended: Dask warns of each."""
+def _end_untold() -> Iterator[None]:
+    """Say nothing of what Dask warns of though it is to end: handshakes cut off, a process that lingers."""
 
     def is_told(record: logging.LogRecord) -> bool:
-        return "TLS handshake failed" not in record.getMessage()
+        return not any(line in record.getMessage() for line in _OF_AN_END)
 
-    log = logging.getLogger("distributed.comm.tcp")
-    log.addFilter(is_told)
+    logs = [logging.getLogger(name) for name in ("distributed.comm.tcp", "distributed.nanny")]
+    for log in logs:
+        log.addFilter(is_told)
     try:
         yield
     finally:
-        log.removeFilter(is_told)
+        for log in logs:
+            log.removeFilter(is_told)
 
 
 def _local(make: Callable[..., Any]) -> Any:
     least, most = _LOCAL_WORKERS
     try:
         import cryptography  # noqa: F401 - what `security` needs
+
+        from crowdtwist_async.export.dask.owned import Owned
     except ImportError as error:
         raise ConfigurationError(_MISSING) from error
     return make(
@@ -85,6 +89,7 @@ def _local(make: Callable[..., Any]) -> Any:
         threads_per_worker=1,
         memory_limit=0,  # shards take little, and Dask would end them for what others take
         scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # 8787 may be taken
+        plugins=(Owned(),),
         security=True,  # a task is code, and all users of this machine reach the ports
         asynchronous=True,
     )

@@ -7,12 +7,9 @@ raises nothing, as Dask would log the traceback with its locals.
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from traceback import extract_tb
@@ -39,7 +36,6 @@ _LOOK_SECONDS = 0.25
 _STOPPED: set[str] = set()
 """The runs whose shards end early."""
 _ENDING = {"closing", "closed", "stopping", "failed"}
-_RUNNING = {"running", "paused"}
 _NOT_TOLD = {"output", "endpoint", "status", "reason", "completed_at", "shard", "waiting", "errors_file"}
 """In a report: what is no number."""
 
@@ -67,31 +63,6 @@ def host_here() -> Host:
         return task is not None and task.state != "cancelled" and worker.status.name not in _ENDING
 
     return Host(worker.log_event, is_wanted)
-
-
-def owned() -> Any:
-    """A plugin that leaves it to the command to end its own workers: Ctrl-C reaches them too."""
-    from distributed import WorkerPlugin
-
-    class Owned(WorkerPlugin):  # type: ignore[misc] # Dask's is untyped
-        def setup(self, worker: Any) -> None:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
-            logging.getLogger("distributed.worker").addFilter(partial(is_told, worker))
-
-    return Owned()
-
-
-def is_told(worker: Any, record: logging.LogRecord) -> bool:
-    """
-    Whether a line of the worker's log is for users.
-
-    The end of a worker may cut a heartbeat off, or come after the scheduler has let go of it: Dask takes
-    both for failures, one with a traceback.
-    """
-    if record.funcName != "heartbeat":
-        return True
-    return worker.status.name in _RUNNING and "unaware of this worker" not in record.getMessage()
 
 
 def end_early(run: str) -> None:
