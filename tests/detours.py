@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from crowdtwist_async import CrowdTwistError, Reply, Request, RetryPolicy
 from crowdtwist_async.emulator import Emulator
 from crowdtwist_async.export import EndpointName, ExportReport, export
 
-Answer = Reply | CrowdTwistError | None
+Answer = Reply | CrowdTwistError | None | Awaitable[Reply]
 ONCE = RetryPolicy(max_attempts=1)
 
 
@@ -42,6 +42,8 @@ class Detour:
         await checkpoint()
         answer = self._instead(user_id)
         await checkpoint()
+        if isinstance(answer, Awaitable):
+            answer = await answer
         return answer or await self._inner.send(request)
 
     async def aclose(self) -> None:

@@ -365,7 +365,7 @@ async def test_an_outage_is_waited_out(output: Path) -> None:
 
 @on_both_loops
 async def test_an_outage_takes_few_requests(output: Path) -> None:
-    """Ten failures, those on the way, and then one at a time until the API answers."""
+    """Ten failures in a row, those on the way, and then one at a time until the API answers."""
     emulator = emulator_of(40)
     since: list[str] = []
 
@@ -373,6 +373,11 @@ async def test_an_outage_takes_few_requests(output: Path) -> None:
         if emulator.stats.requests < 15 or len(since) == 40:
             return None
         since.append(user_id)
+        return after_all_answers() if len(since) <= 8 else DOWN
+
+    async def after_all_answers() -> Reply:
+        """As a failure before them would not count."""
+        await anyio.wait_all_tasks_blocked()
         return DOWN
 
     await export_from(emulator, output, instead=answer, concurrency=8)
