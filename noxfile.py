@@ -65,6 +65,7 @@ CORE_TESTS = (
 LONG_WHEN_FOLLOWED = (
     *("whatever_the_server", "an_honest_server", "in_any_order_leave", "a_lying_server", "everyday_faults"),
     *("takes_no_more_than_its_share", "is_a_result_or_an_error_of_ours", "costs_no_row"),
+    *("any_change_to_a_good_body", "more_clients_than_permits", "all_blocks_of_the_page"),
 )
 # The wire, the models, the command, the formats and stores, Dask, telemetry: a version could change them.
 TOUCHED_BY_VERSIONS = (
@@ -115,7 +116,9 @@ def coverage(session: nox.Session) -> None:
     of_all = session.posargs == ["all"]
     tests = [] if of_all else [f"tests/test_{name}.py" for name in CORE_TESTS]
     if not of_all:
-        tests += ["-k", f"not ({' or '.join(LONG_WHEN_FOLLOWED)})"]
+        # One event loop does, but for a line after a cancelled wait, which a tracer sees on trio alone.
+        one_loop = "not (trio and not test_send)"
+        tests += ["-k", f"{one_loop} and not ({' or '.join(LONG_WHEN_FOLLOWED)})"]
     # Following every line doubles the time that tests take.
     session.run("pytest", "-q", "-n", "auto", "--cov", "--cov-report=", *tests)
     if of_all:
