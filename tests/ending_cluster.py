@@ -7,7 +7,6 @@ Of one that runs, the handshake of a connection is cut off too, and one process 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import sys
@@ -26,6 +25,13 @@ def dask_setup(worker):
         time.sleep(0.02)
 """
 """Text of a module that each worker runs before it joins."""
+ONE_LINGERS = """
+import time
+
+def dask_teardown(worker):
+    time.sleep(60 if worker.name == 1 else 0)
+"""
+"""Dask kills it after four seconds, and warns."""
 NONE_IS_ANSWERED = """
 import __main__
 
@@ -56,7 +62,6 @@ async def cut(cluster: Any, handshake: socket.socket) -> None:
     """Close a connection when the cluster closes."""
     while cluster.status.name != "closing":  # noqa: ASYNC110 - set by Dask
         await anyio.sleep(0.001)
-    logging.getLogger("distributed.nanny").warning("Worker process still alive after 4.0 seconds, killing")
     handshake.close()
 
 
@@ -78,7 +83,8 @@ async def cancel(scope: anyio.CancelScope) -> None:
 
 if __name__ == "__main__":
     os.environ["DASK_DISTRIBUTED__SCHEDULER__PRELOAD"] = NONE_IS_ANSWERED
-    if sys.argv[1] == "starting":
-        os.environ["DASK_DISTRIBUTED__WORKER__PRELOAD"] = ONE_IS_LATE
+    os.environ["DASK_DISTRIBUTED__WORKER__PRELOAD"] = {"running": ONE_LINGERS, "starting": ONE_IS_LATE}[
+        sys.argv[1]
+    ]
     anyio.run({"running": end_running, "starting": end_starting}[sys.argv[1]])
     print(f"ended while {sys.argv[1]}, amid heartbeats")

@@ -36,6 +36,7 @@ _SHARDS_AT_A_THREAD = 2
 _JOIN_SECONDS = 60.0
 _HAS_MASKS = hasattr(signal, "pthread_sigmask")
 _OF_AN_END = ("TLS handshake failed", "Worker process still alive")
+"""What Dask warns of when it ends processes."""
 _MISSING = "Dask needs more packages: pip install 'crowdtwist-async[dask]'"
 
 
@@ -61,7 +62,7 @@ async def cluster_at(address: str) -> AsyncIterator[Any]:
 
 @contextmanager
 def _end_untold() -> Iterator[None]:
-    """Say nothing of what Dask warns of though it is to end: handshakes cut off, a process that lingers."""
+    """Say nothing of what ends with the cluster: handshakes that are cut off, a process that lingers."""
 
     def is_told(record: logging.LogRecord) -> bool:
         return not any(line in record.getMessage() for line in _OF_AN_END)
